@@ -1,0 +1,226 @@
+"""Distributions over images, and the likelihood heads of their pixels.
+
+A head turns a pixel's parameters into a distribution of its channels, and uniform
+noise into a draw from it. Its interface, for one image shape:
+
+    num_channels, num_outputs, num_uniforms   # a pixel: channels, parameters, noise
+    steps_per_pixel      # 1, or num_channels where a channel's parameters depend on
+                         # the channels before it through the network
+    normalize(values)                          # levels -> the network's input
+    log_prob(params, values)                   # [..., num_outputs] -> [...], nats
+    draw(params, uniforms, *, values, step, temperature)     # -> [batch, channels]
+"""
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from vaezoo import sampling
+
+tfd = tfp.distributions
+
+
+class Bernoulli:
+    """Binary channels, one logit each; 1 where the uniform noise is below `p`.
+
+    Args:
+        num_channels: int. With more than one, a channel's logit depends on the
+            channels before it, so a pixel takes that many steps.
+    """
+
+    def __init__(self, num_channels):
+        self.num_channels = num_channels
+        self.num_outputs = num_channels
+        self.num_uniforms = num_channels
+        self.steps_per_pixel = num_channels
+
+    def normalize(self, values):
+        """The network sees {0, 1}."""
+        return values
+
+    def log_prob(self, params, values):
+        """Nats a pixel: `[..., channels]` logits and values to `[...]`."""
+        # x log p + (1 - x) log(1 - p), stable for logits of any size.
+        log_probs = values * params - tf.nn.softplus(params)
+        return tf.reduce_sum(log_probs, axis=-1)
+
+    def draw(self, params, uniforms, *, values, step, temperature):
+        """Draw channel `step` from logits / temperature; keep the other `values`."""
+        drawn = tf.cast(uniforms < tf.sigmoid(params / temperature), tf.float32)
+        return tf.concat(
+            [values[:, :step], drawn[:, step : step + 1], values[:, step + 1 :]], -1
+        )
+
+
+class _Image(tfd.Distribution):
+    """A distribution over uint8 images `[height, width, channels]`."""
+
+    def __init__(self, head, image_shape, *, parameters, name):
+        self._head = head
+        self._image_shape = tuple(image_shape)
+        super().__init__(
+            dtype=tf.uint8,
+            reparameterization_type=tfd.NOT_REPARAMETERIZED,
+            validate_args=False,
+            allow_nan_stats=False,
+            parameters=parameters,
+            name=name,
+        )
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        return {}
+
+    def _event_shape(self):
+        return tf.TensorShape(self._image_shape)
+
+    def _event_shape_tensor(self):
+        return tf.constant(self._image_shape, tf.int32)
+
+    @property
+    def noise_shape(self):
+        """Shape of one image's uniform noise: `(height, width, num_uniforms)`."""
+        return (*self._image_shape[:2], self._head.num_uniforms)
+
+    def draw(self, uniforms, *, temperature=None, known=None):
+        """The image that `uniforms` are turned into; exact at temperature 1.
+
+        Args:
+            uniforms: float32 `[batch, *noise_shape]` in [0, 1).
+            temperature: float32 `[batch]`, above 0; 1 where `None`.
+            known: `None`, or `(images, mask)`: uint8 `[batch, height, width,
+                channels]` and `[batch, height, width, 1]`. Pixels whose mask is 0
+                are forced to the image and condition the pixels after them.
+
+        Returns:
+            uint8 `[batch, height, width, channels]`.
+        """
+        if temperature is None:
+            temperature = tf.ones(tf.shape(uniforms)[:1])
+        values = self._draw(uniforms, temperature[:, None], known)
+        return tf.cast(values, tf.uint8)
+
+    def _sample_n(self, n, seed=None):
+        seed = tfp.random.sanitize_seed(seed)
+        batch = self._batch_shape_tensor()[0]
+        uniforms = tf.random.stateless_uniform(
+            tf.concat([[n], [batch], self.noise_shape], 0), seed
+        )
+        uniforms = tf.ensure_shape(uniforms, [None, None, *self.noise_shape])
+        return tf.map_fn(self.draw, uniforms, fn_output_signature=tf.uint8)
+
+
+class AutoregressiveImage(_Image):
+    """`p(x) = prod over pixels i of p(x_i | x_1, ..., x_{i-1})`, in raster order.
+
+    `log_prob` is one pass of the network. `draw`, which `sample` calls, is the
+    row-cached scan: `height * width * steps_per_pixel` sequential steps (compile it
+    with XLA where it matters). The distribution sampled is the one scored.
+
+    Args:
+        network: a PixelCNN, of the modules in `vaezoo.layers.pixelcnn`.
+        head: the likelihood head.
+        image_shape: `(height, width, channels)`.
+        batch_size: int or int tensor. Images in the batch.
+        conditioning: dict of the network's keyword arguments, `[batch, ...]` each.
+    """
+
+    def __init__(
+        self,
+        network,
+        head,
+        *,
+        image_shape,
+        batch_size,
+        conditioning=None,
+        name="AutoregressiveImage",
+    ):
+        parameters = dict(locals())
+        self._network = network
+        self._conditioning = conditioning or {}
+        self._batch_size = batch_size
+        super().__init__(head, image_shape, parameters=parameters, name=name)
+
+    def _batch_shape(self):
+        return tf.TensorShape([tf.get_static_value(self._batch_size)])
+
+    def _batch_shape_tensor(self):
+        return tf.reshape(self._batch_size, [1])
+
+    def params(self, images):
+        """The head's parameters of every pixel, float32 `[batch, h, w, outputs]`."""
+        values = self._head.normalize(tf.cast(images, tf.float32))
+        return tf.cast(self._network(values, **self._conditioning), tf.float32)
+
+    def _log_prob(self, images):
+        images = tf.convert_to_tensor(images)
+        log_probs = self._head.log_prob(
+            self.params(images), tf.cast(images, tf.float32)
+        )
+        return tf.reduce_sum(log_probs, axis=[-2, -1])
+
+    def _draw(self, uniforms, temperature, known, scan=sampling.row_cached_scan):
+        return scan(
+            self._network,
+            self._head,
+            uniforms,
+            temperature=temperature,
+            conditioning=self._conditioning,
+            known=known,
+        )
+
+    def draw_naively(self, uniforms, *, temperature=None, known=None):
+        """`draw` by one full network pass a (sub-)pixel, for tests and benchmarks."""
+        if temperature is None:
+            temperature = tf.ones(tf.shape(uniforms)[:1])
+        values = self._draw(
+            uniforms, temperature[:, None], known, scan=sampling.naive_scan
+        )
+        return tf.cast(values, tf.uint8)
+
+
+class IndependentImage(_Image):
+    """`p(x) = prod over pixels i of p(x_i)`: drawn in one go, without a pixel loop.
+
+    Args:
+        params: float `[batch, height, width, head.num_outputs]`.
+        head: the likelihood head.
+        image_shape: `(height, width, channels)`.
+    """
+
+    def __init__(self, params, head, *, image_shape, name="IndependentImage"):
+        parameters = dict(locals())
+        self._params = tf.cast(params, tf.float32)
+        super().__init__(head, image_shape, parameters=parameters, name=name)
+
+    def _batch_shape(self):
+        return self._params.shape[:1]
+
+    def _batch_shape_tensor(self):
+        return tf.shape(self._params)[:1]
+
+    def params(self, images):
+        """The head's parameters of every pixel; they do not depend on `images`."""
+        return self._params
+
+    def _log_prob(self, images):
+        log_probs = self._head.log_prob(self._params, tf.cast(images, tf.float32))
+        return tf.reduce_sum(log_probs, axis=[-2, -1])
+
+    def _draw(self, uniforms, temperature, known):
+        shape = tf.shape(uniforms)
+        pixels = tf.reduce_prod(shape[:3])
+        flat = tf.reshape(uniforms, [pixels, uniforms.shape[-1]])
+        params = tf.reshape(self._params, [pixels, self._head.num_outputs])
+        temperature = tf.repeat(temperature, shape[1] * shape[2], axis=0)
+        values = tf.zeros([pixels, self._head.num_channels])
+        for step in range(self._head.steps_per_pixel):
+            values = self._head.draw(
+                params, flat, values=values, step=step, temperature=temperature
+            )
+        values = tf.reshape(values, tf.concat([shape[:3], [-1]], 0))
+        if known is not None:
+            images, mask = known
+            values = tf.where(
+                tf.cast(mask, tf.bool), values, tf.cast(images, tf.float32)
+            )
+        return values

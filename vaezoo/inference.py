@@ -1,0 +1,126 @@
+"""Latents, the terms of the ELBO, and the streaming importance-weighted bound."""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from vaezoo import sampling
+
+tfd = tfp.distributions
+
+
+@dataclasses.dataclass(frozen=True)
+class Latent:
+    """A draw of one latent and the two distributions that score it.
+
+    Args:
+        value: the draw, `[batch, ...]`.
+        posterior: `q(z | x)`, a `tfd.Distribution` of batch shape `[batch]`.
+        prior: `p(z)`, or `p(z | latents above)`, likewise.
+        kl: closed-form KL divergence `[batch]` in nats, where the model knows one
+            that TFP does not.
+    """
+
+    value: tf.Tensor
+    posterior: tfd.Distribution
+    prior: tfd.Distribution
+    kl: tf.Tensor | None = None
+
+    def log_ratio(self):
+        """`log p(z) - log q(z | x)` at the draw, nats `[batch]`."""
+        return self.prior.log_prob(self.value) - self.posterior.log_prob(self.value)
+
+    def kl_divergence(self):
+        """`KL(q || p)` in nats `[batch]`: closed form if known, else at the draw."""
+        if self.kl is not None:
+            return self.kl
+        try:
+            return tfd.kl_divergence(self.posterior, self.prior)
+        except NotImplementedError:
+            return -self.log_ratio()
+
+
+def diagonal_normal(loc, scale):
+    """`N(loc, scale^2)` over the last axis, in float32: event shape `[size]`."""
+    return tfd.Independent(
+        tfd.Normal(tf.cast(loc, tf.float32), tf.cast(scale, tf.float32)),
+        reinterpreted_batch_ndims=1,
+    )
+
+
+def kl_weight(step, kl_warmup_steps):
+    """KL warm-up: `min(1, step / kl_warmup_steps)`, 1 without warm-up."""
+    if not kl_warmup_steps:
+        return tf.constant(1.0)
+    return tf.minimum(1.0, tf.cast(step, tf.float32) / float(kl_warmup_steps))
+
+
+def free_bits(kl, mean_kl, free_bits_nats):
+    """The KL term as trained on: `max(free_bits_nats, batch mean)` for a group.
+
+    Kingma et al. (2016), equation 15. The maximum is over the mean of the whole
+    batch, not over rows, so rows are replaced together.
+
+    Args:
+        kl: float32 `[batch]`, nats.
+        mean_kl: float32 scalar, the mean over the whole (global) batch.
+        free_bits_nats: float, the group's allowance.
+
+    Returns:
+        float32 `[batch]`, whose batch mean is the maximum.
+    """
+    above = tf.cast(tf.stop_gradient(mean_kl) > free_bits_nats, tf.float32)
+    return above * kl + (1.0 - above) * free_bits_nats
+
+
+def bits_per_dim(nats, num_dims):
+    """Bits a dimension of a log-likelihood: `-nats / (num_dims * log 2)`."""
+    return -nats / (num_dims * math.log(2.0))
+
+
+def importance_weighted_bound(log_weight, seeds, num_importance_samples, *, chunk):
+    """Streaming bound `L_K = log mean_k exp(log w_k)` (Burda et al., 2016).
+
+    Keeps a running maximum and a scaled sum in float64, so memory does not grow
+    with the number of samples. Sample `k` of row `i` is drawn from
+    `fold_in(seeds[i], k)`: its value does not depend on the chunk size.
+
+    Args:
+        log_weight: function from seeds int64 `[batch * chunk]` (row-major: the
+            samples of an image are neighbours) to `log p(x, z) - log q(z | x)` in
+            nats, `[batch * chunk]`.
+        seeds: int64 `[batch]`.
+        num_importance_samples: int or int tensor, K.
+        chunk: int. Importance samples of an image computed at once.
+
+    Returns:
+        float32 `[batch]`, nats.
+    """
+    total = tf.cast(num_importance_samples, tf.int64)
+    batch = tf.shape(seeds)[0]
+
+    def add_chunk(start, maximum, scaled_sum):
+        samples = start + tf.range(chunk, dtype=tf.int64)
+        row_seeds = sampling.fold_in(seeds[:, None], samples[None, :])
+        log_weights = tf.cast(log_weight(tf.reshape(row_seeds, [-1])), tf.float64)
+        log_weights = tf.reshape(log_weights, [batch, chunk])
+        minus_infinity = tf.constant(-math.inf, tf.float64)
+        log_weights = tf.where(samples < total, log_weights, minus_infinity)
+        new_maximum = tf.maximum(maximum, tf.reduce_max(log_weights, axis=1))
+        scaled_sum = scaled_sum * tf.exp(maximum - new_maximum) + tf.reduce_sum(
+            tf.exp(log_weights - new_maximum[:, None]), axis=1
+        )
+        return start + chunk, new_maximum, scaled_sum
+
+    zeros = tf.zeros([batch], tf.float64)
+    _, maximum, scaled_sum = tf.while_loop(
+        lambda start, *_: start < total,
+        add_chunk,
+        (tf.constant(0, tf.int64), zeros - 1e300, zeros),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None]), tf.TensorShape([None])),
+        parallel_iterations=1,
+    )
+    bound = maximum + tf.math.log(scaled_sum) - tf.math.log(tf.cast(total, tf.float64))
+    return tf.cast(bound, tf.float32)

@@ -1,0 +1,173 @@
+"""Weight-normalised layers with data-dependent initialisation.
+
+Every layer here computes `y = x * w + b` for a linear map `*` and
+
+    w = g v / ||v||,    ||v||^2 = sum of v^2 over the inputs of one output unit
+
+(Salimans and Kingma, 2016, equation 2), with `v ~ N(0, 0.05^2)` and `b = 0`.
+Inside `data_dependent_init()` a call first sets `g` and `b` so that the layer's
+output has mean 0 and standard deviation `init_scale` on that batch (section 3 of
+the same paper), then goes on with the values it has set; layers are therefore
+initialised in the order in which the network calls them.
+"""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+
+_MIN_VARIANCE = 1e-8  # below it a unit is constant on the batch: leave its gain alone
+_initializing = False
+
+
+@contextlib.contextmanager
+def data_dependent_init():
+    """Within this context, weight-normalised layers initialise themselves.
+
+    Run the model eagerly on one batch inside it. Not thread-safe, not for graphs.
+    """
+    global _initializing
+    _initializing = True
+    try:
+        yield
+    finally:
+        _initializing = False
+
+
+class WeightNormalized(keras.layers.Layer):
+    """Base of the weight-normalised layers: variables, norm, initialisation.
+
+    A subclass creates its variables with `add_direction` and implements
+    `linear(inputs, kernel)`.
+
+    Args:
+        filters: int. Number of output channels.
+        activation: function applied to the output, or `None`.
+        init_scale: float. Standard deviation of the output after data-dependent
+            initialisation.
+    """
+
+    def __init__(self, filters, *, activation=None, init_scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.activation = keras.activations.get(activation)
+        self.init_scale = init_scale
+
+    def add_direction(self, shape, *, output_axis=-1, mask=1.0):
+        """Create `v` of `shape`, zero outside `mask`, and `g` and `b` of `[filters]`."""
+        self._norm_axes = [
+            axis for axis in range(len(shape)) if axis != output_axis % len(shape)
+        ]
+        self._gain_shape = [
+            size if axis == output_axis % len(shape) else 1
+            for axis, size in enumerate(shape)
+        ]
+        # The norm is taken in float32 under every precision policy.
+        normal = keras.initializers.RandomNormal(stddev=0.05)
+        self.direction = self.add_weight(
+            name="direction",
+            shape=shape,
+            initializer=lambda shape, dtype: normal(shape, dtype) * mask,
+            autocast=False,
+        )
+        self.gain = self.add_weight(
+            name="gain", shape=[self.filters], initializer="ones", autocast=False
+        )
+        self.bias = self.add_weight(name="bias", shape=[self.filters])
+
+    def taps(self):
+        """The part of `v` in use; masked layers crop and mask it here."""
+        return tf.convert_to_tensor(self.direction)
+
+    def kernel(self):
+        """The effective weights `g v / ||v||`, in the compute dtype."""
+        return tf.cast(
+            self._unit_kernel() * tf.reshape(self.gain, self._gain_shape),
+            self.compute_dtype,
+        )
+
+    def _unit_kernel(self):
+        taps = self.taps()
+        squares = tf.reduce_sum(tf.square(taps), axis=self._norm_axes, keepdims=True)
+        # The floor is under the root, so a fully masked unit gives 0, not NaN.
+        return taps * tf.math.rsqrt(tf.maximum(squares, 1e-12))
+
+    def linear(self, inputs, kernel):
+        """Apply the linear map with the effective weights `kernel`."""
+        raise NotImplementedError
+
+    def call(self, inputs):
+        if _initializing:
+            self._initialize(inputs)
+        outputs = self.linear(inputs, self.kernel()) + self.bias
+        return self.activation(outputs)
+
+    def _initialize(self, inputs):
+        outputs = self.linear(inputs, tf.cast(self._unit_kernel(), self.compute_dtype))
+        axes = list(range(outputs.shape.rank - 1))
+        mean, variance = tf.nn.moments(tf.cast(outputs, tf.float32), axes)
+        gain = self.init_scale * tf.math.rsqrt(variance + 1e-10)
+        gain = tf.where(variance > _MIN_VARIANCE, gain, self.init_scale)
+        self.gain.assign(gain)
+        self.bias.assign(-mean * gain)
+
+
+class Dense(WeightNormalized):
+    """Weight-normalised dense layer over the last axis: `[..., d]` to `[..., filters]`."""
+
+    def build(self, input_shape):
+        self.add_direction([input_shape[-1], self.filters])
+
+    def linear(self, inputs, kernel):
+        return tf.matmul(inputs, kernel)
+
+
+class Conv2D(WeightNormalized):
+    """Weight-normalised convolution with zero padding to `ceil(size / strides)`.
+
+    Maps `[batch, height, width, channels]` to
+    `[batch, ceil(height / strides), ceil(width / strides), filters]`.
+    """
+
+    def __init__(self, filters, kernel_size, *, strides=1, **kwargs):
+        super().__init__(filters, **kwargs)
+        self.kernel_size = kernel_size
+        self.strides = strides
+
+    def build(self, input_shape):
+        size = self.kernel_size
+        self.add_direction([size, size, input_shape[-1], self.filters])
+
+    def linear(self, inputs, kernel):
+        return tf.nn.conv2d(inputs, kernel, strides=self.strides, padding="SAME")
+
+
+class Conv2DTranspose(WeightNormalized):
+    """Weight-normalised transposed convolution that doubles height and width.
+
+    Maps `[batch, height, width, channels]` to
+    `[batch, 2 height, 2 width, filters]`. The kernel's layout is
+    `[size, size, filters, channels]`, and its norm is over all but `filters`.
+    """
+
+    def __init__(self, filters, kernel_size, **kwargs):
+        super().__init__(filters, **kwargs)
+        self.kernel_size = kernel_size
+
+    def build(self, input_shape):
+        size = self.kernel_size
+        self.add_direction([size, size, self.filters, input_shape[-1]], output_axis=2)
+
+    def linear(self, inputs, kernel):
+        batch, height, width = tf.unstack(tf.shape(inputs)[:3])
+        outputs = tf.nn.conv2d_transpose(
+            inputs,
+            kernel,
+            output_shape=[batch, 2 * height, 2 * width, self.filters],
+            strides=2,
+            padding="SAME",
+        )
+        static = [
+            None if size is None else 2 * size for size in inputs.shape.as_list()[1:3]
+        ]
+        return tf.ensure_shape(outputs, [inputs.shape[0], *static, self.filters])

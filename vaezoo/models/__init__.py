@@ -1,0 +1,18 @@
+"""The models, one file a paper."""
+
+import importlib
+
+_MODULES = {"PixelVAE": "pixelvae"}
+
+
+def get_class(name):
+    """The model class called `name`, imported on first use.
+
+    Raises:
+        ValueError: if there is no such class.
+    """
+    if name not in _MODULES:
+        raise ValueError(
+            f"A model's class must be one of {sorted(_MODULES)}. Received: {name!r}."
+        )
+    return getattr(importlib.import_module(f"vaezoo.models.{_MODULES[name]}"), name)
