@@ -1,0 +1,64 @@
+"""Packaging of vaezoo; the tools' settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"',
+    (ROOT / "vaezoo" / "__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+).group(1)
+README = ROOT / "README.md"
+
+setup(
+    name="vaezoo",
+    version=VERSION,
+    description="A zoo of variational autoencoders with autoregressive decoders",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=[*find_packages(include=["vaezoo", "vaezoo.*"]), "vaezoo.zoo_configs"],
+    package_dir={"vaezoo.zoo_configs": "zoo_configs"},
+    package_data={
+        "": ["*.bib", "*.md", "*.tsv", "*.txt"],
+        "vaezoo": ["py.typed", "pretrained/*.h5"],
+        "vaezoo.zoo_configs": ["*.yaml"],
+    },
+    install_requires=[
+        "tensorflow>=2.21,<2.22",
+        "keras>=3.15,<3.16",
+        "tensorflow-probability==0.25.0",
+        "tf-keras>=2.21,<2.22",  # TFP imports it; its minor must be TensorFlow's
+        "tensorflow-datasets==4.9.10",
+        "importlib_resources",  # TFDS imports it and does not declare it
+        "click>=8.1",
+        "filelock>=3.12",
+        "h5py>=3.11",
+        "numpy>=1.26",
+        "pydantic>=2.7,<3",
+        "pyyaml>=6.0",
+        "scikit-learn>=1.4",
+        "scipy>=1.12",
+    ],
+    extras_require={
+        "plots": ["matplotlib>=3.8"],
+        "serving": ["tensorflow-serving-api==2.21.0"],
+        "test": ["pytest>=8", "ruff==0.17.5", "setuptools>=68", "wheel"],
+        "benchmark": ["torch==2.13.0"],
+        "docs": ["mkdocs>=1.6", "mkdocstrings[python]>=0.26"],
+    },
+    entry_points={"console_scripts": ["vaezoo = vaezoo.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

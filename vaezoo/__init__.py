@@ -1,0 +1,51 @@
+"""vaezoo: a zoo of variational autoencoders with autoregressive decoders.
+
+    model = vaezoo.load("pixelvae_mnist_static")
+    images = model.sample(16, seed=0)
+
+Importing vaezoo is light: each name imports what it needs on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vaezoo.datasets import load_dataset
+    from vaezoo.evaluation import evaluate
+    from vaezoo.sampling import row_seeds
+    from vaezoo.saved_model import export
+    from vaezoo.zoo import describe, list_models, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "describe",
+    "evaluate",
+    "export",
+    "list_models",
+    "load",
+    "load_dataset",
+    "row_seeds",
+]
+
+_MODULES = {
+    "describe": "zoo",
+    "evaluate": "evaluation",
+    "export": "saved_model",
+    "list_models": "zoo",
+    "load": "zoo",
+    "load_dataset": "datasets",
+    "row_seeds": "sampling",
+}
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module 'vaezoo' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"vaezoo.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

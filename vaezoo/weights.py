@@ -1,0 +1,340 @@
+"""Weight files: writing, reading, and finding them in the package, a folder or a URL.
+
+A weight file is HDF5 with one dataset a variable, under the variable's path, and the
+attribute `format = "vaezoo-1"`. Files are written to a temporary name and renamed, so
+a reader finds a whole file or none, and are accepted by their SHA-256 only.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+FORMAT = "vaezoo-1"
+
+PRETRAINED_FOLDER = Path(__file__).parent / "pretrained"
+_CHUNK = 1 << 20  # bytes
+_TIMEOUT = 30  # seconds without a byte
+
+
+def write_weights(model, path, *, dtype="float32"):
+    """Write a model's weights, optimizer state left out, replacing `path` at once.
+
+    Args:
+        model: a built `keras.Model`.
+        path: the file to write; its folder must exist.
+        dtype: "float32" or "float16", how floating-point variables are stored.
+
+    Returns:
+        `path`, a `pathlib.Path`.
+
+    Raises:
+        ValueError: if `dtype` is another, if the model is not built, or if a finite
+            weight does not fit in a float16.
+        OSError: if the file cannot be written.
+    """
+    import h5py
+
+    if dtype not in ("float16", "float32"):
+        raise ValueError(
+            f"`dtype` must be 'float16' or 'float32'. Received: dtype={dtype!r}."
+        )
+    if not model.built:
+        raise ValueError(
+            "Only a built model has weights to write. Received: model="
+            f"{model.name!r}, not built. Build it, or call it on one batch."
+        )
+    arrays = {
+        name: _stored(name, _value(variable), dtype)
+        for name, variable in _variables(model).items()
+    }
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"] = FORMAT
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
+    return Path(path)
+
+
+def read_weights(model, path, *, partial=False):
+    """Set a model's weights from a file; all of them, or none if it raises.
+
+    Args:
+        model: a built `keras.Model`.
+        path: a file of `write_weights`, or a Keras `.weights.h5`.
+        partial: bool. Whether to keep the weights that fit and leave the others as
+            they are; for files of `write_weights`.
+
+    Returns:
+        A list of the names of the variables that were left as they were.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a whole weight file, or if it does not fit the model
+            (every missing, unexpected or mis-shaped variable is named).
+    """
+    import h5py
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"A weight file must exist. Received: {str(path)!r}. Check the path."
+        )
+    arrays = {}
+    try:
+        with h5py.File(path, "r") as file:
+            is_ours = file.attrs.get("format") == FORMAT
+
+            def read(name, item):
+                if isinstance(item, h5py.Dataset):
+                    arrays[name] = item[()]
+
+            if is_ours:
+                file.visititems(read)
+    except OSError as error:
+        raise ValueError(
+            "A weight file must be whole HDF5; this one is corrupt or truncated. "
+            f"Received: {str(path)!r} ({error}). Get or write the file again."
+        ) from error
+    if not is_ours:
+        return _read_keras(model, path, partial)
+
+    variables = _variables(model)
+    misfits = [f"{name}: unexpected" for name in arrays if name not in variables]
+    left = []
+    for name, variable in variables.items():
+        if name not in arrays:
+            misfits.append(f"{name}: missing")
+        elif arrays[name].shape != tuple(variable.shape):
+            misfits.append(
+                f"{name}: {list(arrays[name].shape)} for {list(variable.shape)}"
+            )
+        else:
+            continue
+        left.append(name)
+    if misfits and not partial:
+        raise ValueError(
+            "A weight file must hold the model's variables, in their shapes. Received: "
+            f"{str(path)!r}, for {model.name!r}, with\n  " + "\n  ".join(misfits) + "\n"
+            "Build the model with the arguments that the file was written with."
+        )
+    for name, variable in variables.items():
+        if name not in left:
+            variable.assign(arrays[name])
+    return left
+
+
+def fetch(info, *, folder=None):
+    """Where a file of weights lies on this machine; downloaded if it must be.
+
+    A file is looked for in `folder`, in the package, and, if it has URLs, in the cache
+    (`VAEZOO_HOME`, or else `~/.cache/vaezoo`). A file that is there and whole is used
+    without touching the network. Processes that want the same file wait for the one
+    that downloads it.
+
+    Args:
+        info: a `vaezoo.zoo.WeightsInfo`.
+        folder: where the file lies beside a run's entry.
+
+    Returns:
+        A `pathlib.Path` of a file that has the SHA-256 of `info`.
+
+    Raises:
+        FileNotFoundError: if a file that has no URLs is in none of the folders.
+        ValueError: if the file found there is not the one described.
+        OSError: if the cache cannot be written, or if no URL gave the file
+            (`ConnectionError`).
+    """
+    import filelock
+
+    local = _local_path(info, folder)
+    if local is not None:
+        problem = _problem(local, info)
+        if problem:
+            raise ValueError(
+                f"A weight file must be the one its entry describes. Received: "
+                f"{str(local)!r}, {problem}. Install vaezoo, or write the run, again."
+            )
+        return local
+    if not info.urls:
+        raise FileNotFoundError(
+            f"The weights {info.file!r} must lie in {str(folder or PRETRAINED_FOLDER)!r}. "
+            "Received: no such file. Install vaezoo, or write the run, again."
+        )
+
+    target = _cache_path(info)
+    if not _problem(target, info):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{target}.lock"):
+            if _problem(target, info):
+                _download(info, target)
+    except ConnectionError:
+        raise
+    except OSError as error:
+        raise OSError(
+            "The cache of weights must be a folder that can be written. Received: "
+            f"{str(target.parent)!r} ({error}). Set VAEZOO_HOME to another folder."
+        ) from error
+    return target
+
+
+def is_local(info, *, folder=None):
+    """Whether `fetch` would find a file of the right size without the network."""
+    path = _local_path(info, folder) or _cache_path(info)
+    return path.is_file() and path.stat().st_size == info.bytes
+
+
+def cache_folder():
+    """The folder of downloaded weights: `VAEZOO_HOME`, or `~/.cache/vaezoo`."""
+    return Path(os.environ.get("VAEZOO_HOME") or "~/.cache/vaezoo").expanduser()
+
+
+def sha256(path):
+    """The SHA-256 of a file, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """A temporary path to write; renamed to `path` at the end, removed on an error.
+
+    Args:
+        path: the file that appears, whole, when the block ends without an error.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"A file must be written into an existing folder. Received: {str(path)!r}. "
+            "Create the folder first."
+        )
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    try:
+        yield name
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        with open(name, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _value(variable):
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(variable).numpy()
+
+
+def _stored(name, array, dtype):
+    import numpy as np
+
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    stored = array.astype(dtype)
+    if np.any(np.isfinite(array) & ~np.isfinite(stored)):
+        raise ValueError(
+            "Weights stored as float16 must be within +-65504. Received: "
+            f"{name} up to {np.abs(array).max():.4g}. Use dtype='float32'."
+        )
+    return stored
+
+
+def _variables(model):
+    """A model's weights by path, without the model's own name."""
+    variables = {}
+    for variable in model.weights:
+        name = variable.path.removeprefix(f"{model.name}/")
+        if name in variables:
+            raise ValueError(
+                "Each variable of a model must have a path of its own. Received: "
+                f"{name!r} twice, in {model.name!r}. Name the layers."
+            )
+        variables[name] = variable
+    return variables
+
+
+def _read_keras(model, path, partial):
+    suffix = ".weights.h5"
+    if partial or not path.name.endswith(suffix):
+        raise ValueError(
+            f"A file that vaezoo did not write must be a Keras '*{suffix}' and fit the "
+            f"whole model. Received: {str(path)!r}, partial={partial}. Load it with "
+            "`model.load_weights` and write it with `vaezoo.weights.write_weights`."
+        )
+    before = [_value(variable) for variable in model.weights]
+    try:
+        model.load_weights(path)
+    except (KeyError, OSError, ValueError) as error:
+        for variable, value in zip(model.weights, before, strict=True):
+            variable.assign(value)
+        raise ValueError(
+            "A Keras weight file must hold the model's variables, in their shapes. "
+            f"Received: {str(path)!r}, for {model.name!r}: {error}"
+        ) from error
+    return []
+
+
+def _local_path(info, folder):
+    if info.file is None:
+        return None
+    folders = [PRETRAINED_FOLDER] if folder is None else [Path(folder), PRETRAINED_FOLDER]
+    return next((f / info.file for f in folders if (f / info.file).is_file()), None)
+
+
+def _cache_path(info):
+    return cache_folder() / "weights" / f"{info.sha256}.h5"
+
+
+def _problem(path, info):
+    """What is wrong with the file at `path`, or `None`."""
+    if not path.is_file():
+        return "which is not a file"
+    size = path.stat().st_size
+    if size != info.bytes:
+        return f"of {size:,} bytes where {info.bytes:,} are expected"
+    digest = sha256(path)
+    if digest != info.sha256:
+        return f"of SHA-256 {digest} where {info.sha256} is expected"
+    return None
+
+
+def _download(info, target):
+    for leftover in target.parent.glob(f".{target.name}.*"):
+        leftover.unlink()  # of a killed process; the lock is ours
+    failures = []
+    for url in info.urls:
+        try:
+            with atomic_path(target) as temporary:
+                _save(url, temporary, limit=info.bytes)
+                problem = _problem(Path(temporary), info)
+                if problem:
+                    raise ConnectionError(f"a file {problem}")
+            return
+        except (OSError, http.client.HTTPException) as error:
+            failures.append(f"{url}: {error}")
+    raise ConnectionError(
+        "The weights must come from one of their URLs, unchanged. Received:\n  "
+        + "\n  ".join(failures)
+        + f"\nCheck the network, or put the file at {str(target)!r}."
+    )
+
+
+def _save(url, path, *, limit):
+    """Save what a URL gives, and at most one byte more than `limit`."""
+    with (
+        urllib.request.urlopen(url, timeout=_TIMEOUT) as response,
+        open(path, "wb") as file,
+    ):
+        left = limit + 1
+        while left > 0 and (chunk := response.read(min(_CHUNK, left))):
+            file.write(chunk)
+            left -= len(chunk)
