@@ -1,0 +1,209 @@
+"""What each dataset is: a table, one definition a name.
+
+A definition says what an image is, which splits there are, and how to read one of
+them. It holds no image: nothing is read before a split is asked for.
+
+To add a dataset, add a `Definition` to `_DEFINITIONS`; `read(split)` returns whatever
+addresses its images by index (`ImageArray` if they fit in memory). To add datasets
+that are named by an argument, such as a path, add a function to `_FAMILIES`.
+"""
+
+import dataclasses
+import difflib
+import functools
+import types
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from vaezoo.datasets import image_folder, tfds_source
+from vaezoo.datasets.images import ImageArray, Images
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What a dataset is.
+
+    Attributes:
+        name: the name that `load_dataset` takes.
+        image_shape: `(height, width, channels)`.
+        levels: number of values of a pixel: 2 for binary images, whose pixels are 0
+            or 1, else 256.
+        splits: number of images by name of the split.
+        protocol: in words, how the images were made from the source and split.
+        binarization_seed: the seed that fixed the binary images of the validation and
+            test splits; None where the source is not resampled.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    levels: int
+    splits: Mapping[str, int]
+    protocol: str
+    binarization_seed: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "splits", types.MappingProxyType(dict(self.splits)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Definition:
+    """A dataset: its record, and how one of its splits is read.
+
+    `read(split)` returns the stored images. With `info.binarization_seed` these are
+    grey levels, and an image x is drawn from them: x ~ Bernoulli(level / 255).
+    """
+
+    info: DatasetInfo
+    read: Callable[[str], Images]
+
+
+def _read_digits(split: str) -> ImageArray:
+    import sklearn.datasets
+
+    levels = sklearn.datasets.load_digits().images
+    images = (levels >= 8).astype(np.uint8)[..., np.newaxis]
+    return ImageArray(images[:1437] if split == "train" else images[1437:])
+
+
+def _from_tfds(info: DatasetInfo, tfds_name: str, slices: Mapping[str, str]):
+    return Definition(
+        info, lambda split: tfds_source.read(info.name, tfds_name, slices[split])
+    )
+
+
+_DEFINITIONS = (
+    _from_tfds(
+        DatasetInfo(
+            name="mnist_static",
+            image_shape=(28, 28, 1),
+            levels=2,
+            splits={"train": 50_000, "validation": 10_000, "test": 10_000},
+            protocol=(
+                "MNIST binarized once and for all by Larochelle (TFDS "
+                "`binarized_mnist`), in the published splits."
+            ),
+        ),
+        "binarized_mnist",
+        {"train": "train", "validation": "validation", "test": "test"},
+    ),
+    _from_tfds(
+        DatasetInfo(
+            name="mnist_dynamic",
+            image_shape=(28, 28, 1),
+            levels=2,
+            splits={"train": 55_000, "validation": 5_000, "test": 10_000},
+            protocol=(
+                "MNIST (TFDS `mnist`) with x ~ Bernoulli(level / 255): the training "
+                "images are drawn anew in each epoch, validation and test once. "
+                "Validation is the last 5,000 of TFDS's 60,000 training images."
+            ),
+            binarization_seed=20161105,
+        ),
+        "mnist",
+        {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"},
+    ),
+    Definition(
+        DatasetInfo(
+            name="digits",
+            image_shape=(8, 8, 1),
+            levels=2,
+            splits={"train": 1_437, "test": 360},
+            protocol=(
+                "scikit-learn's 8x8 digits; a pixel is 1 where the level (0 to 16) is "
+                "8 or more. The first 1,437 images train and the last 360 test. There "
+                "is no validation split: the set is small, and a test split that also "
+                "picked the model would measure nothing."
+            ),
+        ),
+        _read_digits,
+    ),
+)
+
+
+def _image_folder(argument: str, **options) -> Definition:
+    folder = image_folder.ImageFolder.open(argument, **options)
+    return Definition(
+        DatasetInfo(
+            name=f"image_folder:{argument}",
+            image_shape=folder.image_shape,
+            levels=folder.levels,
+            splits={split: len(paths) for split, paths in folder.paths.items()},
+            protocol=folder.protocol,
+        ),
+        folder.read,
+    )
+
+
+_FAMILIES = {"image_folder": _image_folder}
+
+
+def list_datasets() -> list[str]:
+    """Returns the names that `load_dataset` takes; `:PATH` stands for an argument."""
+    return sorted(_by_name()) + sorted(f"{family}:PATH" for family in _FAMILIES)
+
+
+def info(name: str, **options) -> DatasetInfo:
+    """Returns the record of a dataset, without reading its images.
+
+    Args:
+        name: as for `load_dataset`.
+        **options: as for `load_dataset`.
+
+    Raises:
+        ValueError: there is no such dataset; the message names the near ones.
+    """
+    return find(name, **options).info
+
+
+def find(name: str, **options) -> Definition:
+    """Returns the definition that `name` and `options` stand for."""
+    family, colon, argument = str(name).partition(":")
+    if family in _FAMILIES:
+        if not (colon and argument):
+            raise ValueError(
+                f"A dataset of the family {family!r} needs an argument. "
+                f"Received: name={name!r}. Write {family}:PATH."
+            )
+        return _FAMILIES[family](argument, **options)
+    named = _by_name()
+    if name not in named:
+        near = difflib.get_close_matches(str(name), [*named, *_FAMILIES], n=3)
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(
+            f"There is no dataset of this name. Received: name={name!r}. "
+            f"{hint}There are: {', '.join(list_datasets())}."
+        )
+    if options:
+        raise ValueError(
+            f"The dataset {name!r} takes no options. Received: {sorted(options)}. "
+            f"Options are for image_folder:PATH."
+        )
+    return named[name]
+
+
+def read(definition: Definition, split: str) -> Images:
+    """Returns the stored images of one split; those of a named dataset stay cached.
+
+    Raises:
+        ValueError: the dataset has no such split; the message lists those it has.
+    """
+    splits = definition.info.splits
+    if split not in splits:
+        raise ValueError(
+            f"The dataset {definition.info.name!r} has no such split. Received: "
+            f"split={split!r}. It has: {', '.join(splits)}."
+        )
+    if definition.info.name in _by_name():
+        return _read_named(definition.info.name, split)
+    return definition.read(split)
+
+
+@functools.cache
+def _by_name() -> dict[str, Definition]:
+    return {definition.info.name: definition for definition in _DEFINITIONS}
+
+
+@functools.lru_cache(maxsize=4)
+def _read_named(name: str, split: str) -> Images:
+    return _by_name()[name].read(split)
