@@ -118,7 +118,7 @@ class _PixelCNNScanner:
     """Row-cached PixelCNN: the type-B layers, all of one shape, are batched."""
 
     def __init__(self, network, height, width, maps):
-        self.width = width
+        self.height, self.width = height, width
         self.dtype = network.compute_dtype
         self.num_colours = network.num_colours
         self.filters = network.filters
@@ -158,8 +158,9 @@ class _PixelCNNScanner:
         return self._context(rows, row=0)
 
     def _context(self, rows, *, row):
-        static = self.first_static[row] if self.has_maps else self.first_static
-        first = static
+        first = self.first_static
+        if self.has_maps:  # the row after the last one is asked for, and not used
+            first = first[tf.minimum(row, self.height - 1)]
         if self.first.rows:
             first += window_product(rows[0], self.first_above, self.first.columns)
         else:
@@ -301,7 +302,7 @@ class GatedPixelCNN(keras.layers.Layer):
 
     def scanner(self, height, width, *, maps=None, code=None):
         """The network unrolled for sampling; see the module's docstring."""
-        return _GatedPixelCNNScanner(self, width, maps, code)
+        return _GatedPixelCNNScanner(self, height, width, maps, code)
 
 
 class GatedBlock(keras.layers.Layer):
@@ -388,8 +389,8 @@ class _GatedPixelCNNScanner:
 
     keeps_activations = False
 
-    def __init__(self, network, width, maps, code):
-        self.width = width
+    def __init__(self, network, height, width, maps, code):
+        self.height, self.width = height, width
         self.dtype = network.compute_dtype
         self.num_colours = network.num_colours
         self.filters = network.filters
@@ -458,8 +459,8 @@ class _GatedPixelCNNScanner:
             link + static
             for link, static in zip(links, self.row_static, strict=True)
         ]
-        if self.has_maps:
-            links[0] += self.row_maps[row]
+        if self.has_maps:  # the row after the last one is asked for, and not used
+            links[0] += self.row_maps[tf.minimum(row, self.height - 1)]
         return links[0], (tf.stack(links[1:]) if len(links) > 1 else None)
 
     def first_column(self, batch):

@@ -119,7 +119,12 @@ class Dense(WeightNormalized):
         self.add_direction([input_shape[-1], self.filters])
 
     def linear(self, inputs, kernel):
-        return tf.matmul(inputs, kernel)
+        if inputs.shape.rank == 2:
+            return tf.matmul(inputs, kernel)
+        # One product of two matrices is several times faster than a batched one.
+        outputs = tf.matmul(tf.reshape(inputs, [-1, inputs.shape[-1]]), kernel)
+        shape = [-1, *inputs.shape[1:-1], self.filters]
+        return tf.reshape(outputs, shape)
 
 
 class Conv2D(WeightNormalized):

@@ -1,0 +1,165 @@
+"""No leak, no blind spot, scan equals call: held by every autoregressive decoder."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tiny
+from vaezoo.layers.pixelcnn import GatedPixelCNN, PixelCNN
+
+NETWORK = {
+    "num_colours": 1,
+    "num_outputs": 1,
+    "filters": 8,
+    "head_filters": (8,),
+    "kernel_size": 5,
+    "first_kernel_size": 7,
+}
+
+
+def influence(params_of, images):
+    """|d parameters / d pixels| summed over the batch: `[h, w, outputs, h, w, c]`."""
+    images = tf.constant(images, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        params = params_of(images)
+    jacobian = tape.batch_jacobian(params, images)
+    return tf.reduce_sum(tf.abs(jacobian), 0).numpy()
+
+
+def raster_matrix(jacobian, num_colours):
+    """Influence between (pixel, colour) pairs in raster order: `[to, from]`."""
+    height, width, outputs, *_, channels = jacobian.shape
+    assert channels == num_colours
+    # Output k belongs to colour k mod num_colours.
+    grouped = jacobian.reshape(
+        height, width, outputs // num_colours, num_colours, height, width, channels
+    ).sum(2)
+    return grouped.reshape(height * width * channels, height * width * channels)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", tiny.AUTOREGRESSIVE)
+def test_no_leak(name, training):
+    """A (pixel, colour)'s parameters do not depend on itself nor on any later one."""
+    model = tiny.build(name)
+    num = 4
+    seeds = tf.range(num, dtype=tf.int64)
+    values, _ = model.generate(seeds, temperature=tf.ones([num]))
+    distribution = model.likelihood(values, seeds=seeds, training=training)
+    jacobian = influence(distribution.params, tiny.images_for(model, num))
+    matrix = raster_matrix(jacobian, model.image_shape[2])
+    assert np.all(np.triu(matrix) == 0)
+    assert np.any(matrix > 0)
+
+
+@pytest.mark.parametrize("name", ["gated_pixelvae_noup", "gated_pixelvae_colour"])
+def test_no_blind_spot(name):
+    """The gated decoders see every earlier (pixel, colour) of a small image."""
+    model = tiny.build(name)
+    distribution = tiny.likelihood(model, 4)
+    jacobian = influence(distribution.params, tiny.images_for(model, 4))
+    matrix = raster_matrix(jacobian, model.image_shape[2])
+    earlier = np.tril(np.ones_like(matrix), -1)
+    # 7x7-A and two 5x5-B layers reach 7 columns to either side: the whole image.
+    assert np.all((matrix > 0) == (earlier > 0))
+
+
+def test_receptive_field_of_gated_network():
+    """7x7-A and two 5x5-B: 7 left, 7 right, 8 up, a full half-plane of 127 pixels."""
+    network = GatedPixelCNN(num_layers=3, **NETWORK)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 2, (4, 28, 28, 1)).astype(np.float32)
+    images = tf.constant(images)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        centre = tf.reduce_sum(network(images)[:, 14, 14])
+    seen = np.abs(tape.gradient(centre, images).numpy()).sum((0, 3)) > 0
+    assert seen.sum() == 127
+    assert seen[6:14, 7:22].all() and seen[14, 7:14].all()
+
+
+def test_plain_network_has_the_blind_spot_of_its_kernels():
+    """3x3-A and five 3x3-B: 69 pixels, and none further than one column right a row."""
+    options = {**NETWORK, "kernel_size": 3, "first_kernel_size": 3}
+    network = PixelCNN(num_layers=6, **options)
+    images = tf.constant(np.random.default_rng(0).uniform(size=(8, 28, 28, 1)), "float32")
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        centre = tf.reduce_sum(network(images)[:, 14, 14])
+    seen = np.abs(tape.gradient(centre, images).numpy()).sum((0, 3)) > 0
+    assert seen.sum() == 69
+
+
+@pytest.mark.parametrize("name", ["gated_pixelvae_colour", "pixelcnn_colour"])
+def test_colour_order(name):
+    """Within a pixel: R sees no colour, G sees R, B sees R and G."""
+    model = tiny.build(name)
+    distribution = tiny.likelihood(model, 4)
+    jacobian = influence(distribution.params, tiny.images_for(model, 4))
+    for row in range(4):
+        for column in range(4):
+            here = jacobian[row, column, :, row, column]
+            assert np.array_equal(here > 0, np.tril(np.ones((3, 3)), -1) > 0)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_colour_order_at_width_not_divisible_by_three(gated):
+    """Gates pair channels of one colour also where the width is 64 (T3)."""
+    cls = GatedPixelCNN if gated else PixelCNN
+    options = NETWORK | {"num_colours": 3, "num_outputs": 12, "filters": 64}
+    network = cls(num_layers=2, **(options | {"head_filters": (64,)}))
+    images = np.random.default_rng(0).uniform(size=(2, 3, 3, 3))
+    jacobian = influence(network, images)
+    matrix = raster_matrix(jacobian, 3)
+    assert np.all(np.triu(matrix) == 0)
+    here = jacobian[1, 1].reshape(4, 3, 3, 3, 3)[:, :, 1, 1]
+    assert np.all((here > 0).any(0) == (np.tril(np.ones((3, 3)), -1) > 0))
+
+
+@pytest.mark.parametrize("name", tiny.AUTOREGRESSIVE)
+def test_cached_scan_equals_naive_scan(name):
+    """From the same noise, the same images; each draw conditions the next."""
+    model = tiny.build(name)
+    distribution = tiny.likelihood(model, 5)
+    uniforms = np.random.default_rng(1).uniform(size=(5, *distribution.noise_shape))
+    uniforms = tf.constant(uniforms, tf.float32)
+    temperature = tf.constant([1.0, 1.0, 0.5, 2.0, 1.0])
+    cached = tf.function(distribution.draw)(uniforms, temperature=temperature)
+    naive = tf.function(distribution.draw_naively)(uniforms, temperature=temperature)
+    np.testing.assert_array_equal(cached, naive)
+    assert 0 < np.mean(cached) < 1
+
+
+@pytest.mark.parametrize("name", ["gated_pixelvae", "pixelvae", "gated_pixelvae_colour"])
+def test_scan_forces_known_pixels(name):
+    """Known pixels come back, and condition the missing ones as in the naive scan."""
+    model = tiny.build(name)
+    distribution = tiny.likelihood(model, 3)
+    images = tiny.images_for(model, 3)
+    generator = np.random.default_rng(2)
+    mask = generator.integers(0, 2, (*images.shape[:3], 1)).astype(np.uint8)
+    uniforms = generator.uniform(size=(3, *distribution.noise_shape))
+    uniforms = tf.constant(uniforms, tf.float32)
+    cached = tf.function(distribution.draw)(uniforms, known=(images, mask)).numpy()
+    naive = tf.function(distribution.draw_naively)(uniforms, known=(images, mask))
+    np.testing.assert_array_equal(cached, naive)
+    np.testing.assert_array_equal(cached * (1 - mask), images * (1 - mask))
+    free = tf.function(distribution.draw)(uniforms).numpy()
+    assert np.any(free != cached)
+
+
+@pytest.mark.parametrize("name", ["gated_pixelvae_noup", "pixelcnn"])
+def test_xla_scan_equals_graph_scan(name):
+    """On binary images a float tie needs a uniform within rounding of p: none here."""
+    model = tiny.build(name)
+    compiled = model.sample(5, seed=3).numpy()
+    graph = model.sample(5, seed=3, jit=False).numpy()
+    np.testing.assert_array_equal(compiled, graph)
+
+
+def test_no_batch_normalization_in_a_decoder():
+    """Statistics over positions would show a pixel the future (T4)."""
+    for name in tiny.AUTOREGRESSIVE:
+        layers = tiny.build(name).decoder._flatten_layers()
+        assert not any("BatchNorm" in type(layer).__name__ for layer in layers)

@@ -1,0 +1,382 @@
+"""What the base class promises of every model."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tiny
+from vaezoo import sampling
+from vaezoo.models.pixelvae import PixelVAE
+
+
+def num_parameters(model):
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ({"upsample": False, "latent_size": 16, "filters": 16}, 441_234),
+        ({"upsample": False}, 1_252_674),
+        ({"num_layers": 0}, 578_690),
+        ({"num_layers": 1}, 706_882),
+        ({"num_layers": 2}, 773_890),
+        ({"num_layers": 5}, 974_914),
+        ({"num_layers": 13}, 1_510_978),
+        ({"latent_size": 0}, 817_634),
+    ],
+)
+def test_parameter_counts_are_the_papers(arguments, expected):
+    assert num_parameters(PixelVAE(**arguments)) == expected
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
+def test_terms_add_up(name):
+    """elbo == -(reconstruction + kl), kl == sum of kl/<latent>."""
+    model = tiny.build(name)
+    terms = model.elbo_terms(tiny.images_for(model, 20))
+    np.testing.assert_allclose(
+        terms["elbo"], -(terms["reconstruction"] + terms["kl"]), rtol=1e-6
+    )
+    per_latent = sum(terms[f"kl/{z}"] for z in model.latent_shapes)
+    np.testing.assert_allclose(terms["kl"], per_latent + np.zeros(20), rtol=1e-5)
+    assert all(value.dtype == tf.float32 for value in terms.values())
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
+def test_fit_improves_the_bound_and_its_loss_adds_up(name):
+    model = tiny.build(name, initialized=False)
+    images = tiny.images_for(model, 60)  # a ragged last batch
+    model.compile(keras.optimizers.Adam(3e-3))
+    history = model.fit(images, batch_size=16, epochs=6, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    for values in zip(*(history[key] for key in history), strict=True):
+        logs = dict(zip(history, values, strict=True))
+        assert logs["loss"] == pytest.approx(-logs["elbo"], rel=1e-5)
+        assert logs["loss"] == pytest.approx(
+            logs["reconstruction"] + logs["kl"], rel=1e-5
+        )
+        bits = logs["loss"] / math.log(2) / math.prod(model.image_shape)
+        assert logs["bits_per_dim"] == pytest.approx(bits, rel=1e-4)
+    evaluated = model.evaluate(images, batch_size=16, verbose=0, return_dict=True)
+    assert evaluated.keys() == history.keys()
+
+
+def test_uniform_model_scores_log_two_a_pixel():
+    """28x28 fair coins: 784 log 2 = 543.43 nats, 1 bit/dim (T14)."""
+    model = PixelVAE(latent_size=0, num_layers=1, filters=4)
+    outputs = model.decoder.outputs
+    outputs.gain.assign(tf.zeros_like(outputs.gain))
+    images = tiny.images_for(model, 3)
+    nats = model.log_likelihood(images).numpy()
+    np.testing.assert_allclose(nats, -784 * math.log(2), rtol=1e-6)
+    model.compile()
+    logs = model.evaluate(images, verbose=0, return_dict=True)
+    assert logs["bits_per_dim"] == pytest.approx(1.0, rel=1e-6)
+    assert logs["loss"] == pytest.approx(543.43, abs=0.01)
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
+def test_every_parameter_in_use_gets_a_gradient(name):
+    model = tiny.build(name)
+    seeds = tf.range(16, dtype=tf.int64)
+    with tf.GradientTape() as tape:
+        terms, _ = model._elbo_terms(tiny.images_for(model, 16), seeds, training=True)
+        loss = -tf.reduce_sum(terms["elbo"])
+    variables = model.trainable_variables
+    gradients = tape.gradient(loss, variables)
+    without = {v.path for v, g in zip(variables, gradients, strict=True) if g is None}
+    # The last vertical gate feeds nothing: its code is the paper's, and unused.
+    blocks = getattr(model.decoder, "blocks", None) or [None]
+    unused = f"block_{len(blocks) - 1}/vertical_code/"
+    assert all(unused in path for path in without)
+
+
+@pytest.mark.parametrize("name", tiny.WITH_LATENTS)
+def test_generation_uses_the_prior_only(name):
+    """A sample is `decode` of a draw from the prior: it sees no image (T15)."""
+    model = tiny.build(name)
+    seeds = sampling.row_seeds(4, 3)
+    values, _ = model.generate(tf.constant(seeds), temperature=tf.ones([3]))
+    decoded = model.decode(values, seed=seeds).numpy()
+    np.testing.assert_array_equal(model.sample(3, seed=4), decoded)
+
+
+@pytest.mark.parametrize("name", tiny.WITH_LATENTS)
+def test_encode_decode_reconstruct(name):
+    model = tiny.build(name)
+    images = tiny.images_for(model, 6)
+    latents = model.encode(images, seed=2)
+    assert {k: v.shape[1:] for k, v in latents.items()} == model.latent_shapes
+    np.testing.assert_array_equal(
+        model.decode(latents, seed=2), model.reconstruct(images, seed=2)
+    )
+    means = model.encode(images, mode="mean")
+    np.testing.assert_allclose(
+        means["z"], model.encode(images, mode="mean", seed=9)["z"], rtol=1e-6
+    )
+    draws = np.stack([model.encode(images, seed=s)["z"] for s in range(60)])
+    scale = np.exp(model.features(tf.constant(images))["log_scale"])
+    # The mean of 60 draws, within six standard errors of the posterior's mean.
+    assert np.all(np.abs(draws.mean(0) - means["z"]) < 6 * scale / 60**0.5)
+
+
+@pytest.mark.parametrize("name", ["gated_pixelvae_noup", "pixelcnn", "vae"])
+def test_complete(name):
+    """Known pixels come back; nothing to fill returns the input."""
+    model = tiny.build(name)
+    images = tiny.images_for(model, 3)
+    mask = np.zeros((3, *model.image_shape[:2], 1), np.uint8)
+    np.testing.assert_array_equal(model.complete(images, mask), images)
+    mask[:, 4:] = 1
+    filled = model.complete(images, mask, seed=1, num_rounds=2).numpy()
+    np.testing.assert_array_equal(filled[:, :4], images[:, :4])
+    # What is under the mask does not matter.
+    hidden = images.copy()
+    hidden[:, 4:] = 1 - hidden[:, 4:]
+    again = model.complete(hidden, mask, seed=1, num_rounds=2)
+    np.testing.assert_array_equal(again, filled)
+    assert np.any(filled != model.complete(images, mask, seed=2, num_rounds=2))
+
+
+def test_fit_takes_arrays_tuples_and_dicts():
+    model = tiny.build("gated_pixelvae_noup")
+    images = tiny.images_for(model, 32)
+    labels = np.zeros(32)
+    results = []
+    for data in (
+        tf.data.Dataset.from_tensor_slices(images).batch(16),
+        tf.data.Dataset.from_tensor_slices((images, labels)).batch(16),
+        tf.data.Dataset.from_tensor_slices({"image": images}).batch(16),
+        images,
+    ):
+        model = tiny.build("gated_pixelvae_noup")
+        model.compile("adam")
+        history = model.fit(data, batch_size=16, verbose=0, shuffle=False).history
+        results.append(history["loss"][0])
+    np.testing.assert_allclose(results, results[0], rtol=1e-5)
+
+
+def test_fit_initialises_on_its_first_batch():
+    model = tiny.build("gated_pixelvae_noup", initialized=False)
+    images = tiny.images_for(model, 32)
+    model.compile("adam")
+    with pytest.raises(RuntimeError, match="initialised on data before its first"):
+        model.train_step(images)
+    model.fit(images, verbose=0)
+    assert model.data_initialized
+
+
+def test_ema():
+    """The average is alpha old + (1 - alpha) new; after fit the model is it (T13)."""
+    model = tiny.build("gated_pixelvae_noup")
+    images = tiny.images_for(model, 16)
+    optimizer = keras.optimizers.SGD(
+        0.01, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=None
+    )
+    model.compile(optimizer)
+    weights = []
+    variable = model.decoder.outputs.bias
+
+    class Record(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            weights.append(variable.numpy().copy())
+
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                weights.append(variable.numpy().copy())
+
+        def on_test_begin(self, logs=None):
+            self.during_validation = variable.numpy().copy()
+
+    record = Record()
+    data = tf.data.Dataset.from_tensors(images).repeat(3)
+    model.fit(data, verbose=0, callbacks=[record], validation_data=images[:4])
+    average = weights[0]
+    for raw in weights[1:]:
+        average = 0.8 * average + 0.2 * raw
+    np.testing.assert_allclose(variable, average, rtol=1e-5)
+    assert not np.allclose(variable, weights[-1], rtol=1e-6)
+
+
+def test_validation_in_fit_uses_the_average():
+    model = tiny.build("gated_pixelvae_noup")
+    images = tiny.images_for(model, 32)
+    model.compile(keras.optimizers.Adam(0.02, use_ema=True, ema_momentum=0.9))
+    history = model.fit(
+        images, batch_size=8, verbose=0, validation_data=images
+    ).history
+    after = model.evaluate(images, verbose=0, return_dict=True)  # the average
+    assert history["val_loss"][-1] == pytest.approx(after["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("unit", ["per_image", "per_dim"])
+@pytest.mark.parametrize("by", ["value", "global_norm"])
+def test_gradient_clip(by, unit):
+    """With plain SGD a step is the clipped gradient times the rate."""
+    model = tiny.build("gated_pixelvae_noup")
+    images = tiny.images_for(model, 8)
+    limit = 1e-3
+    model.compile(
+        keras.optimizers.SGD(1.0),
+        gradient_clip={"by": by, "limit": limit, "unit": unit},
+    )
+    before = [v.numpy() for v in model.trainable_variables]
+    model.fit(images, verbose=0)
+    after = [v.numpy() for v in model.trainable_variables]
+    steps = np.concatenate(
+        [(b - a).ravel() for a, b in zip(after, before, strict=True)]
+    )
+    scale = 64 if unit == "per_dim" else 1
+    size = np.abs(steps).max() if by == "value" else np.linalg.norm(steps)
+    assert size == pytest.approx(limit * scale, rel=1e-2)
+
+
+def test_noise_is_keyed_by_step_and_seed():
+    """Equal seeds train alike; another seed does not."""
+
+    def train(seed):
+        model = tiny.build("gated_pixelvae_noup")
+        model.compile(keras.optimizers.SGD(0.01), seed=seed)
+        model.fit(
+            tiny.images_for(model, 24), batch_size=8, shuffle=False, verbose=0
+        )
+        return np.concatenate([v.numpy().ravel() for v in model.trainable_variables])
+
+    np.testing.assert_array_equal(train(0), train(0))
+    assert np.any(train(0) != train(1))
+
+
+@pytest.mark.parametrize("name", ["gated_pixelvae_noup", "pixelcnn_colour"])
+def test_keras_round_trip(name, tmp_path):
+    """`model.save` keeps configuration, weights, compilation and optimizer state."""
+    model = tiny.build(name)
+    images = tiny.images_for(model, 16)
+    model.compile(
+        keras.optimizers.Adam(1e-3),
+        kl_warmup_steps=5,
+        gradient_clip={"by": "global_norm", "limit": 1.0, "unit": "per_image"},
+        seed=3,
+    )
+    model.fit(images, verbose=0)
+    path = tmp_path / "tiny.keras"
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    assert type(loaded) is type(model)
+    assert loaded.get_config() == model.get_config()
+    np.testing.assert_array_equal(loaded.elbo(images), model.elbo(images))
+    model.fit(images, verbose=0, shuffle=False)
+    loaded.fit(images, verbose=0, shuffle=False)
+    np.testing.assert_allclose(loaded.elbo(images), model.elbo(images), rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_precision_policies(policy):
+    """Nats are float32 and close to float32's: 8 bits of mantissa, 0.5 %."""
+    reference = tiny.build("gated_pixelvae_noup")
+    images = tiny.images_for(reference, 8)
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = tiny.build("gated_pixelvae_noup")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for mine, theirs in zip(model.weights, reference.weights, strict=True):
+        mine.assign(theirs)
+    nats = model.elbo(images)
+    assert nats.dtype == tf.float32
+    np.testing.assert_allclose(nats, reference.elbo(images), rtol=5e-3)
+    model.compile("adam")
+    assert np.isfinite(model.fit(images, verbose=0).history["loss"][0])
+
+
+BAD_IMAGES = {
+    "float": (np.zeros((2, 8, 8, 1), np.float32), "dtype=float32"),
+    "rank": (np.zeros((2, 8, 8), np.uint8), r"shape=\(2, 8, 8\)"),
+    "size": (np.zeros((2, 28, 28, 1), np.uint8), r"shape=\(2, 28, 28, 1\)"),
+    "channels": (np.zeros((2, 8, 8, 3), np.uint8), r"shape=\(2, 8, 8, 3\)"),
+    "grey": (np.full((2, 8, 8, 1), 255, np.uint8), "values up to 255"),
+    "strings": (["a"], "Received"),
+    "none": (np.zeros((0, 8, 8, 1), np.uint8), "at least one"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+@pytest.mark.parametrize("method", ["elbo", "log_likelihood", "encode", "reconstruct"])
+def test_bad_images(kind, method):
+    images, received = BAD_IMAGES[kind]
+    model = tiny.build("gated_pixelvae_noup", initialized=False)
+    with pytest.raises(ValueError, match=received):
+        getattr(model, method)(images)
+
+
+def test_bad_images_in_fit():
+    model = tiny.build("gated_pixelvae_noup")
+    model.compile("adam")
+    for kind in ("float", "size", "channels"):
+        with pytest.raises(ValueError, match=BAD_IMAGES[kind][1]):
+            model.fit(BAD_IMAGES[kind][0], verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="values in 0..1"):
+        model.fit(BAD_IMAGES["grey"][0], verbose=0)
+    with pytest.raises(ValueError, match="must have the key 'image'"):
+        model.fit({"picture": BAD_IMAGES["float"][0]}, verbose=0)
+
+
+def test_bad_arguments():
+    model = tiny.build("gated_pixelvae_noup", initialized=False)
+    images = tiny.images_for(model, 2)
+    mask = np.zeros((2, 8, 8, 1), np.uint8)
+    for count in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="`num_importance_samples`"):
+            model.log_likelihood(images, num_importance_samples=count)
+    with pytest.raises(ValueError, match="`mode` must be 'sample' or 'mean'"):
+        model.encode(images, mode="mode")
+    with pytest.raises(ValueError, match="`mask` must be uint8"):
+        model.complete(images, mask[:, :4])
+    with pytest.raises(ValueError, match="values up to 2"):
+        model.complete(images, mask + 2)
+    with pytest.raises(ValueError, match="one row an image"):
+        model.complete(images, mask[:1])
+    with pytest.raises(ValueError, match="`num_rounds`"):
+        model.complete(images, mask, num_rounds=-1)
+    with pytest.raises(ValueError, match="`latents` must hold exactly"):
+        model.decode({"z": np.zeros((2, 4), np.float32)})
+    with pytest.raises(ValueError, match="`latents` must hold exactly"):
+        model.decode({"y": np.zeros((2, 3), np.float32)})
+    with pytest.raises(ValueError, match="has no latents"):
+        tiny.build("pixelcnn", initialized=False).decode({})
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"image_shape": (28, 28)}, "image_shape"),
+        ({"image_shape": (28, 0, 1)}, "image_shape"),
+        ({"num_layers": 17}, "num_layers"),
+        ({"latent_size": -1}, "latent_size"),
+        ({"num_layers": 0, "upsample": False}, "needs the maps of z"),
+        ({"num_layers": 0, "latent_size": 0}, "needs the maps of z"),
+        ({"gated": False, "upsample": False}, "needs `gated=True`"),
+    ],
+)
+def test_bad_constructor_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PixelVAE(**arguments)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_clip": {"by": "value"}},
+        {"gradient_clip": {"by": "norm", "limit": 1.0, "unit": "per_dim"}},
+        {"gradient_clip": {"by": "value", "limit": 0, "unit": "per_dim"}},
+        {"kl_warmup_steps": -1},
+        {"free_bits_nats": -1.0},
+    ],
+)
+def test_bad_compile_arguments(options):
+    model = tiny.build("pixelcnn", initialized=False)
+    with pytest.raises(ValueError, match="Received"):
+        model.compile("adam", **options)

@@ -1,0 +1,65 @@
+"""A tiny configuration of every model: the property tests run over all of them."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vaezoo.models.pixelvae import PixelVAE
+
+_PIXELVAE = {"image_shape": (8, 8, 1), "latent_size": 3, "num_layers": 3, "filters": 4}
+_COLOUR = {"image_shape": (4, 4, 3), "filters": 9}
+
+# name -> (class, arguments)
+CONFIGURATIONS = {
+    "vae": (PixelVAE, {**_PIXELVAE, "num_layers": 0}),
+    "pixelvae": (PixelVAE, {**_PIXELVAE, "gated": False}),
+    "gated_pixelvae": (PixelVAE, _PIXELVAE),
+    "gated_pixelvae_noup": (PixelVAE, {**_PIXELVAE, "upsample": False}),
+    "gated_pixelvae_free_maps": (PixelVAE, {**_PIXELVAE, "mask_z_channels": False}),
+    "pixelvae_free_maps": (
+        PixelVAE,
+        {**_PIXELVAE, "mask_z_channels": False, "gated": False},
+    ),
+    "pixelcnn": (PixelVAE, {**_PIXELVAE, "latent_size": 0, "gated": False}),
+    "gated_pixelcnn": (PixelVAE, {**_PIXELVAE, "latent_size": 0}),
+    "gated_pixelvae_one_layer": (PixelVAE, {**_PIXELVAE, "num_layers": 1}),
+    "gated_pixelvae_colour": (
+        PixelVAE,
+        {**_PIXELVAE, **_COLOUR, "upsample": False},
+    ),
+    "pixelcnn_colour": (
+        PixelVAE,
+        {**_PIXELVAE, **_COLOUR, "latent_size": 0, "gated": False},
+    ),
+}
+AUTOREGRESSIVE = [name for name in CONFIGURATIONS if name != "vae"]
+WITH_LATENTS = [name for name in CONFIGURATIONS if "pixelcnn" not in name]
+
+
+def build(name, *, initialized=True, seed=0):
+    """The tiny model `name`, its weights seeded and initialised on random images."""
+    keras.utils.set_random_seed(seed)
+    cls, arguments = CONFIGURATIONS[name]
+    model = cls(**arguments)
+    if initialized:
+        model.initialize(images_for(model, 64))
+    return model
+
+
+def images_for(model, num, *, seed=0):
+    """Random uint8 images that the model takes, `[num, height, width, channels]`."""
+    generator = np.random.default_rng(seed)
+    shape = (num, *model.image_shape)
+    # Correlated with a row-wise brightness, so that there is something to learn.
+    rate = generator.uniform(0.1, 0.9, (num, 1, 1, 1))
+    if model.levels == 2:
+        return (generator.uniform(size=shape) < rate).astype(np.uint8)
+    noise = generator.integers(0, model.levels, shape)
+    return (noise * rate).astype(np.uint8)
+
+
+def likelihood(model, num, *, seed=0):
+    """`p(x | z)` for `num` draws of z from the prior."""
+    seeds = tf.range(num, dtype=tf.int64) + seed
+    values, context = model.generate(seeds, temperature=tf.ones([num]))
+    return model.likelihood(values, context=context, seeds=seeds)
