@@ -161,8 +161,9 @@ def fetch(info, *, folder=None):
         return local
     if not info.urls:
         raise FileNotFoundError(
-            f"The weights {info.file!r} must lie in {str(folder or PRETRAINED_FOLDER)!r}. "
-            "Received: no such file. Install vaezoo, or write the run, again."
+            f"The weights {info.file!r} must lie in "
+            f"{str(folder or PRETRAINED_FOLDER)!r}. Received: no such file. "
+            "Install vaezoo, or write the run, again."
         )
 
     target = _cache_path(info)
@@ -239,7 +240,8 @@ def _stored(name, array, dtype):
 
     if not np.issubdtype(array.dtype, np.floating):
         return array
-    stored = array.astype(dtype)
+    with np.errstate(over="ignore"):
+        stored = array.astype(dtype)
     if np.any(np.isfinite(array) & ~np.isfinite(stored)):
         raise ValueError(
             "Weights stored as float16 must be within +-65504. Received: "
@@ -286,7 +288,9 @@ def _read_keras(model, path, partial):
 def _local_path(info, folder):
     if info.file is None:
         return None
-    folders = [PRETRAINED_FOLDER] if folder is None else [Path(folder), PRETRAINED_FOLDER]
+    folders = (
+        [PRETRAINED_FOLDER] if folder is None else [Path(folder), PRETRAINED_FOLDER]
+    )
     return next((f / info.file for f in folders if (f / info.file).is_file()), None)
 
 

@@ -250,17 +250,16 @@ def load(name_or_folder, *, weights="zoo", image_shape=None):
             if a weight file is corrupt or does not fit.
         OSError: if a weight file is not there and cannot be downloaded.
     """
-    from vaezoo import models, training
-
     entry = describe(name_or_folder)
+    path = weights
     if weights == "zoo":
         path = _trained_weights(entry, name_or_folder)
-    else:
-        path = weights
+
+    from vaezoo import models, training
 
     arguments = dict(entry.model.arguments)
     if image_shape is not None:
-        arguments["image_shape"] = tuple(image_shape)
+        arguments["image_shape"] = image_shape
     try:
         model = models.get_class(entry.model.class_name)(**arguments)
     except Exception as error:
@@ -406,6 +405,8 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = key_node.value
+            if not isinstance(key, str):
+                continue
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark

@@ -1,0 +1,26 @@
+"""What every test starts from: quiet TensorFlow, fixed seeds, a cache of its own."""
+
+import os
+import random
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    random.seed(0)
+    np.random.seed(0)
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def vaezoo_home(tmp_path_factory, monkeypatch):
+    """The cache of weights, empty; a test never sees the user's."""
+    folder = tmp_path_factory.mktemp("vaezoo_home")
+    monkeypatch.setenv("VAEZOO_HOME", str(folder))
+    return folder

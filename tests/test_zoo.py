@@ -1,0 +1,366 @@
+import inspect
+import re
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+
+import vaezoo
+from vaezoo import cards, models, weights, zoo
+
+DIGITS = zoo.CONFIG_FOLDER / "pixelvae_digits.yaml"
+MEASUREMENT = {
+    "metric": "log_likelihood",
+    "value": -12.5,
+    "num_importance_samples": 50,
+    "standard_error": 0.1,
+    "split": "test",
+    "images": 360,
+    "seed": 0,
+    "command": "vaezoo evaluate pixelvae_digits --num-importance-samples 50",
+    "commit": "1234567",
+    "date": "2026-11-21",
+    "hardware": "2 CPU cores",
+    "epochs": 200,
+}
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch):
+    """A zoo of copies of the entries, untrained and tiny that of the digits."""
+    folder = tmp_path / "zoo_configs"
+    shutil.copytree(zoo.CONFIG_FOLDER, folder)
+    monkeypatch.setattr(zoo, "CONFIG_FOLDER", folder)
+    monkeypatch.setattr(weights, "PRETRAINED_FOLDER", tmp_path / "pretrained")
+    tiny = {"latent_size": 2, "filters": 4, "num_layers": 1}
+    arguments = zoo.entry_from_file(DIGITS).model.arguments | tiny
+    model = {"class": "PixelVAE", "arguments": arguments}
+    entry_with(folder / DIGITS.name, model=model)
+    return folder
+
+
+def entry_with(path, **changes):
+    """Write an untrained copy of the digits entry with changed keys."""
+    content = yaml.safe_load((zoo.CONFIG_FOLDER / DIGITS.name).read_text())
+    content |= {"name": path.stem, "weights": None, "measured": []}
+    content |= {"status": "untrained"} | changes
+    content = {key: value for key, value in content.items() if value is not ...}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+# Entries.
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_every_entry_is_sound(name):
+    entry = zoo.describe(name)
+    assert name.endswith(f"_{entry.dataset}")
+    signature = inspect.signature(models.get_class(entry.model.class_name))
+    assert set(entry.model.arguments) <= set(signature.parameters)
+    if entry.weights and entry.weights.file:
+        assert weights.fetch(entry.weights).is_file()
+
+
+def test_list_models_is_in_natural_order(configs):
+    for name in ("net10_digits", "net9_digits", "net_digits"):
+        entry_with(configs / f"{name}.yaml")
+    names = zoo.list_models("net*_digits")
+    assert names == ["net9_digits", "net10_digits", "net_digits"]
+
+
+def test_list_models_filters(configs):
+    assert zoo.list_models(dataset="digits") == ["pixelvae_digits"]
+    assert zoo.list_models("*_digits", model="PixelVAE") == ["pixelvae_digits"]
+    assert zoo.list_models(model="Nothing") == []
+    trained, untrained = (zoo.list_models(trained=value) for value in (True, False))
+    assert sorted(trained + untrained) == sorted(zoo.list_models())
+    assert "pixelvae_digits" in untrained
+
+
+def test_an_unknown_name_suggests_near_ones():
+    with pytest.raises(ValueError) as error:
+        zoo.describe("pixelvae_mnist_statc")
+    assert "Did you mean 'pixelvae_mnist_static'" in str(error.value)
+    assert "vaezoo list" in str(error.value)
+    with pytest.raises(ValueError, match="'xyz'. `vaezoo list`"):
+        zoo.describe("xyz")
+
+
+def test_a_folder_without_an_entry(tmp_path):
+    with pytest.raises(ValueError, match="must hold entry.yaml"):
+        zoo.describe(tmp_path)
+    with pytest.raises(ValueError, match="must hold entry.yaml"):
+        zoo.load(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"surprise": 1}, r"surprise: Extra inputs .* Received: 1"),
+        ({"training": ...}, "training: Field required"),
+        ({"training": {"optimizer": "sgd"}}, r"training.optimizer: .*'sgd'"),
+        ({"fine_tune": {"batch_size": 0}}, r"fine_tune.batch_size: .*greater than 0"),
+        ({"notes": "one"}, "notes: Input should be a valid list"),
+        ({"name": "Upper"}, "name: "),
+        ({"name": "other"}, "named after its file. Received: name='other'"),
+        ({"status": "partial"}, "`status` must be 'untrained'"),
+        ({"measured": [MEASUREMENT]}, "`measured` must be empty"),
+        (
+            {
+                "weights": {"bytes": 1, "sha256": "0" * 64},
+                "status": "partial",
+            },
+            "weights: .*`file` or `urls`",
+        ),
+        (
+            {
+                "weights": {"file": "../w.h5", "bytes": 1, "sha256": "0" * 64},
+                "status": "partial",
+            },
+            r"weights.file: .*'../w.h5'",
+        ),
+    ],
+)
+def test_a_malformed_entry_names_file_and_key(tmp_path, changes, message):
+    path = entry_with(tmp_path / "net_digits.yaml", **changes)
+    with pytest.raises(ValueError, match=message) as error:
+        zoo.entry_from_file(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("name: a\nmodel: [1, 2\nstatus: b\n", "line 3"),
+        ("name: a\nname: b\n", "line 2: the key 'name' is given twice"),
+        ("model:\n  class: A\n  class: B\n", "line 3: the key 'class'"),
+        ("- name: a\n", "a list"),
+        ("", "a NoneType"),
+        ("name: !!python/object:os.system a\n", "line 1"),
+        ("? [a]\n: b\n", "line 1"),
+    ],
+)
+def test_malformed_yaml_names_file_and_line(tmp_path, text, message):
+    path = tmp_path / "net.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        zoo.entry_from_file(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_fine_tune_recipe_has_no_warm_up(tmp_path):
+    entry = zoo.entry_from_file(DIGITS)
+    recipe = entry.fine_tune.model_dump() | {"kl_warmup_steps": 5}
+    path = entry_with(tmp_path / "net_digits.yaml", fine_tune=recipe)
+    with pytest.raises(ValueError, match="kl_warmup_steps"):
+        zoo.entry_from_file(path)
+
+
+def test_an_entry_written_reads_back(tmp_path):
+    for name in zoo.list_models():
+        entry = zoo.describe(name)
+        path = tmp_path / f"{name}.yaml"
+        zoo.write_entry(entry, path)
+        assert zoo.entry_from_file(path).model_dump() == entry.model_dump()
+
+
+def test_a_malformed_entry_is_not_written(tmp_path):
+    entry = zoo.entry_from_file(DIGITS).model_copy(update={"status": "great"})
+    with pytest.raises(ValueError, match="status"):
+        zoo.write_entry(entry, tmp_path / DIGITS.name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_every_entry_builds_and_its_weights_come_back(name, tmp_path):
+    model = vaezoo.load(name, weights=None)
+    path = weights.write_weights(model, tmp_path / "w.h5")
+    assert_same_weights(vaezoo.load(name, weights=path), model)
+
+
+# Models.
+
+
+def test_load_builds_and_compiles_by_the_recipe(configs):
+    model = vaezoo.load("pixelvae_digits", weights=None)
+    entry = zoo.describe("pixelvae_digits")
+    assert model.built and model.compiled
+    assert model.zoo_entry == entry
+    assert model.image_shape == (8, 8, 1)
+    assert not model.data_initialized
+    options = model.get_compile_config()
+    assert options["kl_warmup_steps"] == entry.training.kl_warmup_steps
+
+
+def test_load_without_trained_weights_says_how_to_get_them(configs):
+    with pytest.raises(ValueError, match="vaezoo train pixelvae_digits.*weights=None"):
+        vaezoo.load("pixelvae_digits")
+
+
+def initialized_model():
+    model = vaezoo.load("pixelvae_digits", weights=None)
+    model.initialize(np.random.randint(2, size=[8, 8, 8, 1]).astype("uint8"))
+    return model
+
+
+def assert_same_weights(model, other, *, tolerance=0.0):
+    for ours, theirs in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_allclose(
+            ours.numpy(), theirs.numpy(), rtol=tolerance, atol=tolerance
+        )
+
+
+@pytest.mark.parametrize("file", ["w.h5", "w.weights.h5"])
+def test_load_takes_a_file_of_weights(configs, tmp_path, file):
+    model = initialized_model()
+    if file == "w.h5":
+        weights.write_weights(model, tmp_path / file)
+    else:
+        model.save_weights(tmp_path / file)
+    loaded = vaezoo.load("pixelvae_digits", weights=tmp_path / file)
+    assert_same_weights(loaded, model)
+    assert loaded.data_initialized
+    assert loaded.get_compile_config()["kl_warmup_steps"] == 0
+    with pytest.raises(FileNotFoundError):
+        vaezoo.load("pixelvae_digits", weights=str(tmp_path / "none.h5"))
+
+
+def test_load_takes_a_run_folder(configs, tmp_path):
+    model = initialized_model()
+    run = tmp_path / "run"
+    run.mkdir()
+    path = weights.write_weights(model, run / "weights.h5")
+    info = {
+        "file": "weights.h5",
+        "bytes": path.stat().st_size,
+        "sha256": weights.sha256(path),
+    }
+    entry_with(run / "entry.yaml", name="my_run", weights=info, status="partial")
+    for folder in (run, str(run)):
+        assert vaezoo.describe(folder).name == "my_run"
+        assert_same_weights(vaezoo.load(folder), model)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="bytes where"):
+        vaezoo.load(run)
+
+
+def test_load_keeps_the_weights_that_fit_another_image_shape(configs, tmp_path):
+    model = initialized_model()
+    path = weights.write_weights(model, tmp_path / "w.h5")
+    with pytest.warns(UserWarning, match="initialised anew") as caught:
+        other = vaezoo.load("pixelvae_digits", weights=path, image_shape=(16, 16, 1))
+    assert other.image_shape == (16, 16, 1)
+    message = str(caught[0].message)
+    assert message.startswith("1 of ")
+    for variable, old in zip(other.weights, model.weights, strict=True):
+        if variable.shape == old.shape:
+            np.testing.assert_array_equal(variable.numpy(), old.numpy())
+        else:
+            assert variable.path.split("/", 1)[1] in message
+
+
+@pytest.mark.parametrize("image_shape", [(8, 8), (0, 8, 1), "8x8"])
+def test_a_bad_image_shape(image_shape):
+    with pytest.raises(ValueError, match="image_shape"):
+        vaezoo.load("pixelvae_digits", weights=None, image_shape=image_shape)
+
+
+def test_an_entry_whose_model_cannot_be_built_is_named(configs):
+    entry = zoo.describe("pixelvae_digits")
+    arguments = entry.model.arguments | {"num_layers": 99}
+    model = {"class": "PixelVAE", "arguments": arguments}
+    path = entry_with(configs / "net_digits.yaml", model=model)
+    with pytest.raises(ValueError, match="num_layers=99") as error:
+        vaezoo.load("net_digits", weights=None)
+    assert str(path) in error.value.__notes__[0]
+
+
+def test_installed_weights_load_and_the_old_ones_go(configs):
+    model = initialized_model()
+    path = configs / DIGITS.name
+    text = path.read_text()
+    text = text.replace("dataset:", "# A comment.\ndataset:  # another\n ")
+    path.write_text(text.replace("weights: null", "weights: null  # none yet"))
+
+    first = zoo.install_weights(model, "pixelvae_digits")
+    assert re.fullmatch(r"pixelvae_digits-[0-9a-f]{8}\.h5", first.name)
+    entry = zoo.describe("pixelvae_digits")
+    assert entry.weights.file == first.name and entry.status == "partial"
+    assert zoo.list_models(trained=True, dataset="digits") == ["pixelvae_digits"]
+    for comment in ("# A comment.\ndataset:  # another", "# none yet"):
+        assert comment in path.read_text()
+    assert_same_weights(vaezoo.load("pixelvae_digits"), model, tolerance=1e-3)
+
+    zoo.append_measured(path, MEASUREMENT)
+    variable = model.trainable_variables[0]
+    variable.assign(variable + 1.0)
+    second = zoo.install_weights(model, "pixelvae_digits", status="reproduced")
+    assert list(first.parent.iterdir()) == [second]
+    assert zoo.describe("pixelvae_digits").measured == []
+
+
+def test_a_measurement_is_added_and_the_rest_of_the_file_stays(configs):
+    zoo.install_weights(initialized_model(), "pixelvae_digits")
+    path = configs / DIGITS.name
+    before = path.read_text()
+    zoo.append_measured(path, MEASUREMENT)
+    zoo.append_measured(path, MEASUREMENT | {"metric": "elbo", "value": -13.0})
+    zoo.append_measured(path, MEASUREMENT | {"value": -12.0})
+    entry = zoo.entry_from_file(path)
+    assert [(m.metric, m.value) for m in entry.measured] == [
+        ("elbo", -13.0),
+        ("log_likelihood", -12.0),
+    ]
+    after = path.read_text()
+    start, end = after.index("measured:"), after.index("\nstatus:")
+    assert after[:start] + "measured: []" + after[end:] == before
+
+
+def test_a_malformed_measurement_changes_nothing(configs):
+    path = configs / DIGITS.name
+    before = path.read_text()
+    with pytest.raises(ValueError, match="seed: Field required"):
+        record = {k: v for k, v in MEASUREMENT.items() if k != "seed"}
+        zoo.append_measured(path, record)
+    with pytest.raises(ValueError, match="`measured` must be empty"):
+        zoo.append_measured(path, MEASUREMENT)
+    assert path.read_text() == before
+    assert {p.name for p in configs.iterdir()} == {
+        f"{name}.yaml" for name in zoo.list_models()
+    }
+
+
+# Cards.
+
+
+@pytest.mark.skipif(
+    not (cards.ROOT / "README.md").is_file(), reason="not in a checkout"
+)
+def test_the_readme_and_the_cards_are_fresh():
+    entries = [zoo.describe(name) for name in zoo.list_models()]
+    readme = (cards.ROOT / "README.md").read_text(encoding="utf-8")
+    advice = "run `python -m vaezoo.cards`"
+    assert cards.readme_with_table(readme, entries) == readme, advice
+    folder = cards.ROOT / "docs" / "cards"
+    assert {path.stem for path in folder.glob("*.md")} == set(zoo.list_models()), advice
+    for entry in entries:
+        written = (folder / f"{entry.name}.md").read_text(encoding="utf-8")
+        assert written == cards.card(entry), advice
+
+
+def test_ours_stands_beside_the_papers():
+    entry = zoo.describe("pixelvae_mnist_static")
+    record = zoo.Measurement(**MEASUREMENT | {"value": -81.234})
+    entry = entry.model_copy(update={"measured": [record]})
+    for text in (cards.markdown_table([entry]), cards.card(entry)):
+        assert "≤ 81.23 ± 0.1 nats (L_50, 360 images)" in text
+        assert "≤ 79.77 nats (ELBO)" in text
+        assert "≤ 79.17 nats (L_50)" in text
+
+
+def test_the_readme_needs_its_markers():
+    with pytest.raises(ValueError, match="Received: 0 and 0"):
+        cards.readme_with_table("# vaezoo\n", [])
