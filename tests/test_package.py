@@ -60,8 +60,11 @@ def test_a_wheel_holds_the_zoo(tmp_path):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     options = ["--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path]
     source = tmp_path / "source"
-    ignored = [".git", "build", "runs", "*.egg-info", "__pycache__"]
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*ignored))
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("vaezoo", "zoo_configs"):
+        shutil.copytree(ROOT / name, source / name)
     run(*pip, "wheel", *options, source)
     (wheel,) = tmp_path.glob("vaezoo-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
