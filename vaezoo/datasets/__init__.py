@@ -1,10 +1,7 @@
 """Named datasets of uint8 images, each with one fixed protocol."""
 
-from vaezoo.datasets.definitions import DatasetInfo
-from vaezoo.datasets.definitions import info
-from vaezoo.datasets.definitions import list_datasets
-from vaezoo.datasets.stream import load_dataset
-from vaezoo.datasets.stream import training_stream
+from vaezoo.datasets.definitions import DatasetInfo, info, list_datasets
+from vaezoo.datasets.stream import load_dataset, training_stream
 from vaezoo.datasets.tfds_source import DatasetNotFoundError
 
 __all__ = [

@@ -78,7 +78,9 @@ def training_stream(
         name: as for `load_dataset`.
         batch_size: number of images in a batch; the last of an epoch may have fewer.
         seed: int: order and binarization are functions of (`seed`, epoch, index).
-        position: called without arguments as a pass begins; returns an int.
+        position: called without arguments as the first batch of a pass is drawn;
+            returns an int. Under Keras this happens during a step, so it should count
+            steps that have ended; `optimizer.iterations` may have been raised already.
         **options: as for `load_dataset`.
 
     Returns:
