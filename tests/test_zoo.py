@@ -301,6 +301,12 @@ def test_installed_weights_load_and_the_old_ones_go(configs):
     assert list(first.parent.iterdir()) == [second]
     assert zoo.describe("pixelvae_digits").measured == []
 
+    variable.assign(variable + 1.0)
+    with pytest.raises(ValueError, match="status: .*'great'"):
+        zoo.install_weights(model, "pixelvae_digits", status="great")
+    assert list(first.parent.iterdir()) == [second]
+    assert zoo.describe("pixelvae_digits").weights.file == second.name
+
 
 def test_a_measurement_is_added_and_the_rest_of_the_file_stays(configs):
     zoo.install_weights(initialized_model(), "pixelvae_digits")

@@ -267,7 +267,9 @@ def load(name_or_folder, *, weights="zoo", image_shape=None):
         raise
 
     if path is not None:
-        left = weights_lib.read_weights(model, path, partial=image_shape is not None)
+        usual_shape = tuple(entry.model.arguments.get("image_shape", ()))
+        is_reshaped = image_shape is not None and model.image_shape != usual_shape
+        left = weights_lib.read_weights(model, path, partial=is_reshaped)
         if left:
             warnings.warn(
                 f"{len(left)} of {len(model.weights)} variables of {entry.name!r} do "
@@ -369,7 +371,12 @@ def install_weights(model, name, *, status="partial"):
     path = folder / f"{entry.name}-{digest[:8]}.h5"
     info = {"file": path.name, "bytes": temporary.stat().st_size, "sha256": digest}
     os.replace(temporary, path)
-    _rewrite(entry.path, {"weights": info, "measured": [], "status": status})
+    try:
+        _rewrite(entry.path, {"weights": info, "measured": [], "status": status})
+    except BaseException:
+        if not entry.weights or entry.weights.file != path.name:
+            path.unlink()
+        raise
     for old in folder.glob(f"{entry.name}-????????.h5"):
         if old != path:
             old.unlink()
