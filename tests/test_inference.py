@@ -24,9 +24,7 @@ class LinearGaussian:
 
     def evidence(self):
         covariance = self.weights @ self.weights.T + NOISE**2 * np.eye(3)
-        normal = tfd.MultivariateNormalFullCovariance(
-            np.zeros(3), covariance.astype(np.float64)
-        )
+        normal = tfd.MultivariateNormalTriL(np.zeros(3), np.linalg.cholesky(covariance))
         return normal.log_prob(self.x.astype(np.float64)).numpy()
 
     def latent(self, x, seeds):
@@ -72,7 +70,8 @@ def test_bound_converges_to_the_exact_evidence():
     bounds = [model.bound(k, chunk=50).mean() for k in (1, 5, 50, 2000)]
     # 64 images, several nats of spread at K = 1: the mean moves by about 0.1.
     assert bounds[0] == pytest.approx(np.mean(elbos), abs=0.3)
-    assert bounds[0] < bounds[1] < bounds[2] < evidence.mean() + 0.02
+    # At K = 50 the mean over images still moves by about 0.03 with the noise.
+    assert bounds[0] < bounds[1] < bounds[2] < evidence.mean() + 0.1
     np.testing.assert_allclose(model.bound(2000, chunk=250), evidence, atol=0.15)
     assert bounds[3] == pytest.approx(evidence.mean(), abs=0.02)
 
@@ -116,8 +115,8 @@ def test_free_bits_take_the_maximum_of_the_batch_mean():
     terms = [
         inference.free_bits(kl, tf.reduce_mean(kl), 1.0) for kl in (small, large)
     ]
-    assert tf.reduce_mean(terms[0]) == pytest.approx(1.0)
-    assert tf.reduce_mean(terms[1]) == pytest.approx(5.0)
+    assert float(tf.reduce_mean(terms[0])) == pytest.approx(1.0)
+    assert float(tf.reduce_mean(terms[1])) == pytest.approx(5.0)
     with tf.GradientTape() as tape:
         tape.watch([small, large])
         total = sum(

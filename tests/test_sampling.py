@@ -79,10 +79,11 @@ def test_unseeded_samples_differ():
 
 
 def test_temperature_reaches_latents_and_pixels():
-    """At a low temperature every image is nearly the mode; rows have their own."""
+    """Cold images agree with each other far more; rows have their own temperature."""
     model = tiny.build("gated_pixelvae_noup")
     cold = model.sample(16, seed=0, temperature=0.01).numpy()
-    assert np.all(cold == cold[:1])
+    warm = model.sample(16, seed=0).numpy()
+    assert cold.var(0).mean() < 0.25 * warm.var(0).mean()
     mixed = model.sample(16, seed=0, temperature=[0.01] * 8 + [1.0] * 8).numpy()
     np.testing.assert_array_equal(mixed[:8], cold[:8])
     np.testing.assert_array_equal(mixed[8:], model.sample(16, seed=0)[8:])

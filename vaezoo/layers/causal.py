@@ -18,7 +18,35 @@ is never read, starts at 0, stays 0, and is left out of the weight norm.
 import numpy as np
 import tensorflow as tf
 
-from vaezoo.layers.weight_norm import WeightNormalized
+from vaezoo.layers.weight_norm import WeightNormalized, pointwise
+
+
+@tf.custom_gradient
+def convolve(images, kernel):
+    """Convolution without padding, `[b, h, w, i] * [kh, kw, i, o]`.
+
+    Its gradient by the images is a convolution of the padded gradient with the
+    flipped kernel, which on a CPU is faster than the op TensorFlow uses.
+    """
+    outputs = tf.nn.conv2d(images, kernel, strides=1, padding="VALID")
+
+    def gradient(upstream):
+        rows, columns = kernel.shape[0] - 1, kernel.shape[1] - 1
+        flipped = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
+        padding = [[0, 0], [rows, rows], [columns, columns], [0, 0]]
+        by_images = tf.nn.conv2d(
+            tf.pad(upstream, padding), flipped, strides=1, padding="VALID"
+        )
+        by_kernel = tf.raw_ops.Conv2DBackpropFilter(
+            input=images,
+            filter_sizes=tf.shape(kernel),
+            out_backprop=upstream,
+            strides=[1, 1, 1, 1],
+            padding="VALID",
+        )
+        return by_images, by_kernel
+
+    return outputs, gradient
 
 
 def down_shift(images):
@@ -124,7 +152,7 @@ class CausalConv2D(WeightNormalized):
     def _convolve(self, images, kernel):
         """Convolve with the taps at or before the centre only (cheaper)."""
         if self.kernel_size == (1, 1):
-            return tf.nn.conv2d(images, kernel, strides=1, padding="VALID")
+            return pointwise(images, kernel[0, 0])
         pad_right = self.columns
         kernel = kernel[: self.rows + 1]
         if self.rows == 0:
@@ -134,7 +162,7 @@ class CausalConv2D(WeightNormalized):
             images,
             [[0, 0], [self.rows, 0], [self.columns, pad_right], [0, 0]],
         )
-        return tf.nn.conv2d(images, kernel, strides=1, padding="VALID")
+        return convolve(images, kernel)
 
     def _maps_term(self, maps, kernel):
         kernel = kernel[:, :, self.num_inputs :]
@@ -194,7 +222,7 @@ class VerticalConv2D(WeightNormalized):
 
     def linear(self, inputs, kernel):
         padding = [[0, 0], [self.rows, 0], [self.columns, self.columns], [0, 0]]
-        return tf.nn.conv2d(tf.pad(inputs, padding), kernel, strides=1, padding="VALID")
+        return convolve(tf.pad(inputs, padding), kernel)
 
     def static_term(self, kernel, maps=None):
         """The bias, `[filters]`, plus the maps' part, `[batch, height, width, filters]`."""

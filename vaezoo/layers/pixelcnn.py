@@ -461,7 +461,7 @@ class _GatedPixelCNNScanner:
         ]
         if self.has_maps:  # the row after the last one is asked for, and not used
             links[0] += self.row_maps[tf.minimum(row, self.height - 1)]
-        return links[0], (tf.stack(links[1:]) if len(links) > 1 else None)
+        return [links[0], *([tf.stack(links[1:])] if len(links) > 1 else [])]
 
     def first_column(self, batch):
         columns = self.blocks[0].horizontal.columns
@@ -473,15 +473,15 @@ class _GatedPixelCNNScanner:
         return left
 
     def before_pixel(self, context, left, column):
-        first, rest = context[1]
-        pre = [first[:, column]]
+        terms = context[1]
+        pre = [terms[0][:, column]]
         if self.blocks[0].horizontal.columns:
             pre[0] += tf.matmul(_flatten_columns(left[0]), self.first_left)
-        if rest is not None:
-            terms = rest[:, :, column]
+        if len(self.blocks) > 1:
+            block_terms = terms[1][:, :, column]
             if self.blocks[1].horizontal.columns:
-                terms += tf.matmul(_flatten_columns(left[1]), self.left)
-            pre += tf.unstack(terms, num=len(self.blocks) - 1)
+                block_terms += tf.matmul(_flatten_columns(left[1]), self.left)
+            pre += tf.unstack(block_terms, num=len(self.blocks) - 1)
         return pre
 
     def pixel(self, pre, x):

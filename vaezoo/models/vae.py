@@ -397,9 +397,12 @@ class VAE(keras.Model):
                 loss += auxiliary
             total_loss = self.optimizer.scale_loss(tf.reduce_sum(loss))
         variables = self.trainable_variables
-        gradients = tape.gradient(
-            total_loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+        gradients = [  # a variable may be unused, such as the last vertical gate's
+            tf.zeros(variable.shape) if gradient is None else gradient
+            for variable, gradient in zip(
+                variables, tape.gradient(total_loss, variables), strict=True
+            )
+        ]
         gradients = [x / global_size for x in all_sum(gradients)]
         gradients = self._clip(gradients, options["gradient_clip"])
         # The optimizer sums over replicas once more.

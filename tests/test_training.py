@@ -1,0 +1,432 @@
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import vaezoo
+from vaezoo import datasets, training, weights, zoo
+
+EPOCHS = 4
+STEPS = 6  # an epoch: 1,437 digits in batches of 256
+KILLED_AT = 2 * STEPS + 3
+
+MAKE_ENTRY = (
+    """
+def make_entry(**changes):
+    from vaezoo import zoo
+    entry = zoo.describe("pixelvae_digits")
+    tiny = {"latent_size": 2, "filters": 4, "num_layers": 2}
+    recipe = entry.training.model_dump() | {
+        "learning_rate": 0.01,
+        "learning_rate_decay": {"schedule": "cosine", "final_learning_rate": 1e-4},
+        "kl_warmup_steps": 8,
+        "ema_momentum": 0.8,
+        "batch_size": 256,
+        "epochs": %d,
+        **changes,
+    }
+    model = {"class": "PixelVAE", "arguments": entry.model.arguments | tiny}
+    content = entry.model_dump() | {"model": model, "training": recipe}
+    content |= {"weights": None, "measured": [], "status": "untrained"}
+    return zoo.ZooEntry.model_validate(content)
+"""
+    % EPOCHS
+)
+exec(MAKE_ENTRY)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """An undisturbed run, and the model that it returned."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    model = training.train(make_entry(), out=out, checkpoint_steps=1, verbose=0)
+    return out, model
+
+
+def build(entry):
+    """The model of an entry as `train` builds it, before a step is done."""
+    model = vaezoo.models.get_class(entry.model.class_name)(**entry.model.arguments)
+    arguments = training.compile_arguments(entry.training, steps_per_epoch=STEPS)
+    model.compile(**arguments)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def values(model):
+    return [v.numpy() for v in [*model.weights, *model.optimizer.variables]]
+
+
+def assert_same(first, second):
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def rows(out):
+    with open(out / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# A run.
+
+
+def test_a_run_improves_the_bound(run):
+    _, model = run
+    bounds = model.history.history["elbo"]
+    assert len(bounds) == EPOCHS
+    assert np.all(np.isfinite(model.history.history["loss"]))
+    assert bounds[-1] > bounds[0] + 1.0
+
+
+def test_a_run_folder_is_loaded_by_its_path(run):
+    out, model = run
+    loaded = vaezoo.load(out)
+    assert_same([v.numpy() for v in loaded.weights], [v.numpy() for v in model.weights])
+    assert loaded.zoo_entry == model.zoo_entry
+    assert loaded.zoo_entry.training == make_entry().training
+    assert loaded.zoo_entry.weights.file == "weights.h5"
+    images = next(iter(datasets.load_dataset("digits", "test", batch_size=8)))
+    np.testing.assert_array_equal(loaded.elbo(images), model.elbo(images))
+
+
+def test_the_weights_of_a_run_are_the_moving_average(run):
+    out, model = run
+    newest = training.checkpoints(out / "checkpoints")[-1]
+    with np.load(newest / "state.npz") as state:
+        state = [state[key] for key in sorted(state.files)]
+    raw = build(make_entry())
+    num_optimizer = len(raw.optimizer.variables)
+    averages = state[-len(raw.trainable_variables) :]  # the optimizer's last variables
+    assert len(state) == len(raw.weights) + num_optimizer
+    assert_same(averages, [v.numpy() for v in model.trainable_variables])
+
+
+def test_a_run_leaves_logs_and_two_checkpoints(run):
+    out, model = run
+    assert [row["epoch"] for row in rows(out)] == ["0", "1", "2", "3"]
+    np.testing.assert_allclose(
+        [float(row["elbo"]) for row in rows(out)], model.history.history["elbo"]
+    )
+    assert list((out / "tensorboard").rglob("events*"))
+    names = [path.name for path in training.checkpoints(out / "checkpoints")]
+    assert names == ["step-000000023", "step-000000024"]
+    assert not list(out.rglob(".step-*"))
+
+
+def test_killed_in_mid_epoch_and_resumed_ends_where_an_undisturbed_run_ends(
+    run, tmp_path
+):
+    code = MAKE_ENTRY + textwrap.dedent(
+        f"""
+        import os, signal
+        from vaezoo import training
+
+        def end(self, batch, logs=None, end=training.CheckpointCallback.on_train_batch_end):
+            if self.position == {KILLED_AT} - 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            end(self, batch, logs)
+
+        training.CheckpointCallback.on_train_batch_end = end
+        training.train(make_entry(), out={str(tmp_path)!r}, checkpoint_steps=2, verbose=0)
+        """
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+    assert not (tmp_path / "weights.h5").exists()
+    newest = training.checkpoints(tmp_path / "checkpoints")[-1]
+    assert newest.name == "step-000000014"  # in the middle of the third epoch
+    assert len(rows(tmp_path)) == 2
+
+    resumed = training.train(make_entry(), out=tmp_path, resume=True, verbose=0)
+    out, undisturbed = run
+    assert_same(values(resumed), values(undisturbed))
+    assert [row["epoch"] for row in rows(tmp_path)] == ["0", "1", "2", "3"]
+    for row, expected in zip(rows(tmp_path), rows(out), strict=True):
+        assert row["epoch"] == "2" or row == expected  # the third is of its rest
+
+
+def test_a_finished_run_resumed_is_left_as_it_is(run, tmp_path):
+    out, model = run
+    copy = shutil.copytree(out, tmp_path / "copy")
+    again = training.train(make_entry(), out=copy, resume=True, verbose=0)
+    assert_same(values(again), values(model))
+    assert rows(copy) == rows(out)
+
+
+def test_init_zoo_continues_from_trained_weights(run, tmp_path):
+    out, model = run
+    continued = training.train(
+        out, out=tmp_path / "more", init="zoo", epochs=1, verbose=0
+    )
+    assert training.num_steps(continued) == 15  # a new optimizer, batches of 100
+    (first,) = continued.history.history["elbo"]
+    assert first > model.history.history["elbo"][0]
+    entry = vaezoo.describe(tmp_path / "more")
+    assert entry.training.kl_warmup_steps == 0 and entry.training.epochs == 1
+    assert entry.training.learning_rate == entry.fine_tune.learning_rate
+    assert "4 + 1 epochs" in entry.notes[-1]
+
+
+def test_init_zoo_needs_trained_weights(tmp_path):
+    with pytest.raises(ValueError, match="trained weights"):
+        training.train(make_entry(), out=tmp_path / "run", init="zoo")
+
+
+# Checkpoints.
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return shutil.copytree(run[0] / "checkpoints", tmp_path / "checkpoints")
+
+
+def test_restore_gives_the_newest(copy):
+    entry = make_entry()
+    callback = training.CheckpointCallback(copy, entry=entry)
+    model = build(entry)
+    callback.restore(model)
+    assert callback.position == training.num_steps(model) == EPOCHS * STEPS
+    assert model.data_initialized
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "entry"])
+def test_a_damaged_checkpoint_falls_back_to_the_older(copy, damage):
+    newest = copy / "step-000000024"
+    state = newest / "state.npz"
+    content = bytearray(state.read_bytes())
+    if damage == "truncated":
+        state.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 255
+        state.write_bytes(content)
+    elif damage == "missing":
+        state.unlink()
+    else:
+        (newest / "entry.yaml").write_text("name: pixel")
+    entry = make_entry()
+    callback = training.CheckpointCallback(copy, entry=entry)
+    model = build(entry)
+    with pytest.warns(UserWarning, match="step-000000024.*passed over"):
+        callback.restore(model)
+    assert callback.position == training.num_steps(model) == 23
+
+    callback.set_model(model)
+    callback.position = 24  # the damaged one is written again
+    callback.on_epoch_end(3)
+    callback.restore(model)
+
+
+def test_an_interrupted_write_leaves_the_old_checkpoints(copy, monkeypatch):
+    entry = make_entry()
+    callback = training.CheckpointCallback(copy, entry=entry, every_steps=1)
+    model = build(entry)
+    callback.restore(model)
+    callback.set_model(model)
+    before = {path: path.read_bytes() for path in copy.rglob("*.*")}
+
+    def fail(file, **arrays):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", fail)
+        with pytest.raises(OSError, match="No space"):
+            callback.on_train_batch_end(0)
+    after = {path: path.read_bytes() for path in before}
+    assert after == before
+    training.CheckpointCallback(copy, entry=entry).restore(build(entry))
+
+    callback.on_train_batch_end(0)  # and the next one is whole
+    assert [p.name for p in sorted(copy.iterdir())] == [
+        "step-000000024",
+        "step-000000026",
+    ]
+
+
+def test_nothing_is_saved_when_training_ends():
+    default = keras.callbacks.Callback.on_train_end
+    assert training.CheckpointCallback.on_train_end is default
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.02}, "training.learning_rate: 0.01 there, 0.02 here"),
+        ({"epochs": 9}, "training.epochs: 4 there, 9 here"),
+        ({"seed": 1}, "training.seed: 0 there, 1 here"),
+    ],
+)
+def test_another_recipe_is_refused(copy, change, message):
+    entry = make_entry(**change)
+    with pytest.raises(ValueError, match=message):
+        training.CheckpointCallback(copy, entry=entry).restore(build(entry))
+
+
+def test_another_architecture_is_refused(copy):
+    entry = zoo.describe("pixelvae_digits")
+    with pytest.raises(ValueError, match="model.arguments.filters: 4 there, 16 here"):
+        training.CheckpointCallback(copy, entry=entry).restore(build(make_entry()))
+
+
+def test_a_run_without_decay_may_be_made_longer(copy):
+    constant = {"learning_rate_decay": {"schedule": "constant"}}
+    short, long = make_entry(**constant), make_entry(**constant, epochs=9)
+    for path in training.checkpoints(copy):
+        zoo.write_entry(short, path / "entry.yaml")
+    callback = training.CheckpointCallback(copy, entry=long)
+    model = build(long)
+    # A constant learning rate is a variable of the optimizer, a schedule is not.
+    with pytest.raises(ValueError, match="variables"):
+        callback.restore(model)
+    for path in training.checkpoints(copy):
+        shutil.rmtree(path)
+    callback.set_model(model)
+    callback.on_epoch_end(0)
+    callback.restore(model)
+
+
+def test_sigterm_saves_and_exits(copy):
+    entry = make_entry()
+    callback = training.CheckpointCallback(copy, entry=entry)
+    callback.set_model(build(entry))
+    callback.on_train_begin()
+    with training._sigterm_calls(callback.stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(SystemExit) as stopped:
+            callback.on_train_batch_end(0)
+    assert stopped.value.code == 0
+    assert (copy / "step-000000001").is_dir()
+
+
+def test_no_checkpoint_of_a_state_that_is_not_finite(copy):
+    entry = make_entry()
+    model = build(entry)
+    model.trainable_variables[0].assign(model.trainable_variables[0] * np.nan)
+    callback = training.CheckpointCallback(copy, entry=entry)
+    callback.set_model(model)
+    callback.position = 99
+    before = sorted(copy.iterdir())
+    with pytest.raises(FloatingPointError, match="step 99"):
+        callback.on_epoch_end(0)
+    assert sorted(copy.iterdir()) == before
+
+
+def test_a_loss_that_is_not_finite_ends_training():
+    callback = training.RaiseOnNonFinite()
+    callback.set_model(build(make_entry()))
+    callback.on_train_batch_end(0, {"loss": 1.0})
+    with pytest.raises(FloatingPointError, match="loss=nan"):
+        callback.on_train_batch_end(1, {"loss": float("nan")})
+
+
+# Recipes.
+
+
+def test_compile_arguments():
+    recipe = make_entry(free_bits_nats=0.5, beta_2=0.99, seed=7).training
+    arguments = training.compile_arguments(recipe, steps_per_epoch=STEPS)
+    optimizer = arguments.pop("optimizer")
+    assert isinstance(optimizer, keras.optimizers.Adam)
+    assert (optimizer.beta_2, optimizer.use_ema, optimizer.ema_momentum) == (
+        0.99,
+        True,
+        0.8,
+    )
+    assert arguments == {
+        "kl_warmup_steps": 8,
+        "free_bits_nats": 0.5,
+        "gradient_clip": {"by": "value", "limit": 1.0, "unit": "per_dim"},
+        "seed": 7,
+    }
+
+
+@pytest.mark.parametrize(
+    ("schedule", "half"), [("cosine", 0.0055), ("linear", 0.0055), ("constant", 0.01)]
+)
+def test_learning_rate_schedules(schedule, half):
+    decay = {"schedule": schedule, "final_learning_rate": 0.001}
+    recipe = make_entry(learning_rate_decay=decay, optimizer="adamax").training
+    arguments = training.compile_arguments(recipe, steps_per_epoch=STEPS)
+    optimizer = arguments["optimizer"]
+    assert isinstance(optimizer, keras.optimizers.Adamax)
+    end = 0.01 if schedule == "constant" else 0.001
+    for step, expected in ((0, 0.01), (EPOCHS * STEPS // 2, half), (99, end)):
+        optimizer.iterations.assign(step)
+        np.testing.assert_allclose(optimizer.learning_rate, expected, rtol=1e-5)
+    still = training.compile_arguments(recipe)["optimizer"]
+    np.testing.assert_allclose(still.learning_rate, 0.01)
+
+
+# Errors, before anything is trained.
+
+
+def test_a_run_is_not_overwritten(run):
+    out, _ = run
+    before = (out / "weights.h5").read_bytes()
+    with pytest.raises(FileExistsError, match="resume=True"):
+        training.train(make_entry(), out=out)
+    assert (out / "weights.h5").read_bytes() == before
+
+
+def test_a_run_without_checkpoints_is_not_resumed(tmp_path):
+    (tmp_path / "weights.h5").write_bytes(b"")
+    with pytest.raises(FileExistsError, match="no checkpoint"):
+        training.train(make_entry(), out=tmp_path, resume=True)
+
+
+def test_an_unwritable_folder_is_an_error_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="out must be a folder that can be written"):
+        training.train(make_entry(), out=tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"init": "best"}, "init='best'"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"strategy": "gpu"}, "strategy='gpu'"),
+        ({"dataset": "digit"}, "Did you mean digits"),
+        ({"checkpoint_steps": -1}, "every_steps=-1"),
+    ],
+)
+def test_wrong_arguments(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        training.train(make_entry(), out=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run" / "entry.yaml").exists()
+
+
+def test_a_precision_policy_is_of_the_model_alone():
+    before = keras.config.dtype_policy()
+    with training._dtype_policy("mixed_bfloat16"):
+        model = build(make_entry())
+    assert keras.config.dtype_policy() == before
+    assert model.dtype_policy.name == "mixed_bfloat16"
+    images = tf.zeros([2, 8, 8, 1], tf.uint8)
+    assert model.elbo(images).dtype == tf.float32
+
+
+@pytest.mark.slow
+def test_another_dataset_gives_the_model_its_shape(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), np.uint8)
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(images):
+        data = tf.io.encode_png(image).numpy()
+        (tmp_path / "images" / f"{i}.png").write_bytes(data)
+    model = training.train(
+        make_entry(batch_size=4),
+        out=tmp_path / "run",
+        dataset=f"image_folder:{tmp_path / 'images'}",
+        epochs=1,
+        verbose=0,
+    )
+    assert model.image_shape == (8, 8, 1)
+    assert training.num_steps(model) == 2
+    assert weights.is_local(model.zoo_entry.weights, folder=tmp_path / "run")
