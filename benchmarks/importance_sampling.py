@@ -1,0 +1,61 @@
+"""Peak memory of the importance-weighted bound at K = 1,000 and K = 5,000.
+
+    python benchmarks/importance_sampling.py [--model pixelvae_mnist_static]
+
+Each K runs in a process of its own, whose peak resident memory is read at its end;
+the goal is a ratio of at most 1.1.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+from common import print_machine, print_table
+
+GOAL = 1.1
+
+
+def score(model, num_importance_samples, images):
+    import numpy as np
+
+    from vaezoo import zoo
+
+    entry = zoo.describe(model)
+    model = zoo.load(model, weights="zoo" if entry.weights else None)
+    generator = np.random.default_rng(0)
+    batch = (generator.uniform(size=(images, *model.image_shape)) < 0.2).astype("uint8")
+    start = time.perf_counter()
+    model.log_likelihood(batch, num_importance_samples=num_importance_samples)
+    elapsed = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"result {peak:.0f} {elapsed:.1f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="pixelvae_mnist_static")
+    parser.add_argument("--images", type=int, default=1)
+    parser.add_argument("--samples", type=int, nargs="+", default=[1000, 5000])
+    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        score(args.model, args.only, args.images)
+        return
+    print_machine()
+    rows, peaks = [], []
+    for count in args.samples:
+        command = [sys.executable, __file__, "--model", args.model]
+        command += ["--images", str(args.images), "--only", str(count)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True)
+        _, peak, elapsed = output.stdout.splitlines()[-1].split()
+        peaks.append(float(peak))
+        ratio = peaks[-1] / peaks[0]
+        verdict = "met" if ratio <= GOAL else "missed"
+        rows.append([count, f"{peak} MB", f"{elapsed} s", f"{ratio:.2f}x", verdict])
+    print_table(["K", "peak memory", "time", "against the first", "goal"], rows)
+
+
+if __name__ == "__main__":
+    main()
