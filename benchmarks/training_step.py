@@ -118,7 +118,11 @@ def main():
             speeds[name].append(float(output.stdout.splitlines()[-1].split()[1]))
     ratios = [t / p for t, p in zip(*speeds.values(), strict=True)]
     rows = [
-        [number + 1, *(f"{speeds[name][number]:.1f}" for name in speeds), f"{ratio:.2f}x"]
+        [
+            number + 1,
+            *(f"{speeds[name][number]:.1f}" for name in speeds),
+            f"{ratio:.2f}x",
+        ]
         for number, ratio in enumerate(ratios)
     ]
     medians = [statistics.median(values) for values in speeds.values()]

@@ -83,7 +83,9 @@ def test_plain_network_has_the_blind_spot_of_its_kernels():
     """3x3-A and five 3x3-B: 69 pixels, and none further than one column right a row."""
     options = {**NETWORK, "kernel_size": 3, "first_kernel_size": 3}
     network = PixelCNN(num_layers=6, **options)
-    images = tf.constant(np.random.default_rng(0).uniform(size=(8, 28, 28, 1)), "float32")
+    images = tf.constant(
+        np.random.default_rng(0).uniform(size=(8, 28, 28, 1)), "float32"
+    )
     with tf.GradientTape() as tape:
         tape.watch(images)
         centre = tf.reduce_sum(network(images)[:, 14, 14])
@@ -131,7 +133,9 @@ def test_cached_scan_equals_naive_scan(name):
     assert 0 < np.mean(cached) < 1
 
 
-@pytest.mark.parametrize("name", ["gated_pixelvae", "pixelvae", "gated_pixelvae_colour"])
+@pytest.mark.parametrize(
+    "name", ["gated_pixelvae", "pixelvae", "gated_pixelvae_colour"]
+)
 def test_scan_forces_known_pixels(name):
     """Known pixels come back, and condition the missing ones as in the naive scan."""
     model = tiny.build(name)

@@ -112,9 +112,7 @@ def test_free_bits_take_the_maximum_of_the_batch_mean():
     """Groups of KL 0.1 and 5 with 1 nat free: 1 + 5; not a maximum per row (T9)."""
     small = tf.constant([0.0, 0.2])
     large = tf.constant([0.5, 9.5])  # a per-row maximum would give 5.25
-    terms = [
-        inference.free_bits(kl, tf.reduce_mean(kl), 1.0) for kl in (small, large)
-    ]
+    terms = [inference.free_bits(kl, tf.reduce_mean(kl), 1.0) for kl in (small, large)]
     assert float(tf.reduce_mean(terms[0])) == pytest.approx(1.0)
     assert float(tf.reduce_mean(terms[1])) == pytest.approx(5.0)
     with tf.GradientTape() as tape:

@@ -20,7 +20,9 @@ SPLITMIX64 = [
 def test_row_seeds_against_the_reference():
     seeds = sampling.row_seeds(1234567, 5)
     assert seeds.dtype == np.int64
-    np.testing.assert_array_equal(seeds.view(np.uint64), np.array(SPLITMIX64, np.uint64))
+    np.testing.assert_array_equal(
+        seeds.view(np.uint64), np.array(SPLITMIX64, np.uint64)
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 7, -1, 2**63 - 1, -(2**63)])
@@ -95,7 +97,9 @@ def test_bad_counts(num):
         tiny.build("pixelcnn", initialized=False).sample(num)
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf"), [1, 1, 1]])
+@pytest.mark.parametrize(
+    "temperature", [0, -1.0, float("nan"), float("inf"), [1, 1, 1]]
+)
 def test_bad_temperatures(temperature):
     with pytest.raises(ValueError, match="`temperature` must be positive and finite"):
         tiny.build("pixelcnn", initialized=False).sample(2, temperature=temperature)

@@ -1,10 +1,10 @@
 import csv
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 
 import keras
 import numpy as np
@@ -12,35 +12,29 @@ import pytest
 import tensorflow as tf
 
 import vaezoo
-from vaezoo import datasets, training, weights, zoo
+from vaezoo import datasets, models, training, weights, zoo
 
 EPOCHS = 4
 STEPS = 6  # an epoch: 1,437 digits in batches of 256
 KILLED_AT = 2 * STEPS + 3
 
-MAKE_ENTRY = (
-    """
+
 def make_entry(**changes):
-    from vaezoo import zoo
+    """The digits entry with a tiny model, and a short recipe with everything in it."""
     entry = zoo.describe("pixelvae_digits")
     tiny = {"latent_size": 2, "filters": 4, "num_layers": 2}
     recipe = entry.training.model_dump() | {
-        "learning_rate": 0.01,
+        "learning_rate": 0.003,
         "learning_rate_decay": {"schedule": "cosine", "final_learning_rate": 1e-4},
         "kl_warmup_steps": 8,
         "ema_momentum": 0.8,
         "batch_size": 256,
-        "epochs": %d,
-        **changes,
+        "epochs": EPOCHS,
     }
     model = {"class": "PixelVAE", "arguments": entry.model.arguments | tiny}
-    content = entry.model_dump() | {"model": model, "training": recipe}
+    content = entry.model_dump() | {"model": model, "training": recipe | changes}
     content |= {"weights": None, "measured": [], "status": "untrained"}
     return zoo.ZooEntry.model_validate(content)
-"""
-    % EPOCHS
-)
-exec(MAKE_ENTRY)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +47,7 @@ def run(tmp_path_factory):
 
 def build(entry):
     """The model of an entry as `train` builds it, before a step is done."""
-    model = vaezoo.models.get_class(entry.model.class_name)(**entry.model.arguments)
+    model = models.get_class(entry.model.class_name)(**entry.model.arguments)
     arguments = training.compile_arguments(entry.training, steps_per_epoch=STEPS)
     model.compile(**arguments)
     model.optimizer.build(model.trainable_variables)
@@ -102,9 +96,8 @@ def test_the_weights_of_a_run_are_the_moving_average(run):
     with np.load(newest / "state.npz") as state:
         state = [state[key] for key in sorted(state.files)]
     raw = build(make_entry())
-    num_optimizer = len(raw.optimizer.variables)
-    averages = state[-len(raw.trainable_variables) :]  # the optimizer's last variables
-    assert len(state) == len(raw.weights) + num_optimizer
+    assert len(state) == len(raw.weights) + len(raw.optimizer.variables)
+    averages = state[-len(raw.trainable_variables) :]  # the optimizer's last
     assert_same(averages, [v.numpy() for v in model.trainable_variables])
 
 
@@ -123,21 +116,28 @@ def test_a_run_leaves_logs_and_two_checkpoints(run):
 def test_killed_in_mid_epoch_and_resumed_ends_where_an_undisturbed_run_ends(
     run, tmp_path
 ):
-    code = MAKE_ENTRY + textwrap.dedent(
-        f"""
-        import os, signal
-        from vaezoo import training
+    code = f"""
+import os, signal
+from test_training import make_entry
+from vaezoo import training
 
-        def end(self, batch, logs=None, end=training.CheckpointCallback.on_train_batch_end):
-            if self.position == {KILLED_AT} - 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            end(self, batch, logs)
+end = training.CheckpointCallback.on_train_batch_end
 
-        training.CheckpointCallback.on_train_batch_end = end
-        training.train(make_entry(), out={str(tmp_path)!r}, checkpoint_steps=2, verbose=0)
-        """
+def end_or_die(self, batch, logs=None):
+    if self.position + 1 == {KILLED_AT}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    end(self, batch, logs)
+
+training.CheckpointCallback.on_train_batch_end = end_or_die
+training.train(make_entry(), out={str(tmp_path)!r}, checkpoint_steps=2, verbose=0)
+"""
+    tests = pathlib.Path(__file__).parent
+    path = os.pathsep.join([str(tests), str(pathlib.Path(vaezoo.__file__).parents[1])])
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert result.returncode == -signal.SIGKILL, result.stderr.decode()
     assert not (tmp_path / "weights.h5").exists()
     newest = training.checkpoints(tmp_path / "checkpoints")[-1]
@@ -258,7 +258,7 @@ def test_nothing_is_saved_when_training_ends():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rate": 0.02}, "training.learning_rate: 0.01 there, 0.02 here"),
+        ({"learning_rate": 0.02}, "training.learning_rate: 0.003 there, 0.02 here"),
         ({"epochs": 9}, "training.epochs: 4 there, 9 here"),
         ({"seed": 1}, "training.seed: 0 there, 1 here"),
     ],
@@ -275,21 +275,15 @@ def test_another_architecture_is_refused(copy):
         training.CheckpointCallback(copy, entry=entry).restore(build(make_entry()))
 
 
-def test_a_run_without_decay_may_be_made_longer(copy):
+def test_a_run_without_decay_may_be_made_longer(tmp_path):
     constant = {"learning_rate_decay": {"schedule": "constant"}}
-    short, long = make_entry(**constant), make_entry(**constant, epochs=9)
-    for path in training.checkpoints(copy):
-        zoo.write_entry(short, path / "entry.yaml")
-    callback = training.CheckpointCallback(copy, entry=long)
-    model = build(long)
-    # A constant learning rate is a variable of the optimizer, a schedule is not.
-    with pytest.raises(ValueError, match="variables"):
-        callback.restore(model)
-    for path in training.checkpoints(copy):
-        shutil.rmtree(path)
-    callback.set_model(model)
+    entry = make_entry(**constant)
+    callback = training.CheckpointCallback(tmp_path, entry=entry)
+    callback.set_model(build(entry))
+    callback.position = 7
     callback.on_epoch_end(0)
-    callback.restore(model)
+    longer = make_entry(**constant, epochs=9)
+    training.CheckpointCallback(tmp_path, entry=longer).restore(build(longer))
 
 
 def test_sigterm_saves_and_exits(copy):
@@ -352,7 +346,8 @@ def test_compile_arguments():
 )
 def test_learning_rate_schedules(schedule, half):
     decay = {"schedule": schedule, "final_learning_rate": 0.001}
-    recipe = make_entry(learning_rate_decay=decay, optimizer="adamax").training
+    changes = {"learning_rate": 0.01, "learning_rate_decay": decay}
+    recipe = make_entry(**changes, optimizer="adamax").training
     arguments = training.compile_arguments(recipe, steps_per_epoch=STEPS)
     optimizer = arguments["optimizer"]
     assert isinstance(optimizer, keras.optimizers.Adamax)

@@ -46,7 +46,9 @@ def test_terms_add_up(name):
     assert all(value.dtype == tf.float32 for value in terms.values())
 
 
-@pytest.mark.parametrize("name", [name for name in tiny.CONFIGURATIONS if "free" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name in tiny.CONFIGURATIONS if "free" not in name]
+)
 def test_fit_improves_the_bound_and_its_loss_adds_up(name):
     model = tiny.build(name, initialized=False)
     images = tiny.images_for(model, 60)  # a ragged last batch
@@ -206,9 +208,7 @@ def test_validation_in_fit_uses_the_average():
     model = tiny.build("gated_pixelvae_noup")
     images = tiny.images_for(model, 32)
     model.compile(keras.optimizers.Adam(1e-3, use_ema=True, ema_momentum=0.9))
-    history = model.fit(
-        images, batch_size=8, verbose=0, validation_data=images
-    ).history
+    history = model.fit(images, batch_size=8, verbose=0, validation_data=images).history
     after = model.evaluate(images, verbose=0, return_dict=True)  # the average
     assert history["val_loss"][-1] == pytest.approx(after["loss"], rel=1e-5)
 
@@ -241,9 +241,7 @@ def test_noise_is_keyed_by_step_and_seed():
     def train(seed):
         model = tiny.build("gated_pixelvae_noup")
         model.compile(keras.optimizers.SGD(0.01), seed=seed)
-        model.fit(
-            tiny.images_for(model, 24), batch_size=8, shuffle=False, verbose=0
-        )
+        model.fit(tiny.images_for(model, 24), batch_size=8, shuffle=False, verbose=0)
         return np.concatenate([v.numpy().ravel() for v in model.trainable_variables])
 
     np.testing.assert_array_equal(train(0), train(0))

@@ -119,7 +119,11 @@ def importance_weighted_bound(log_weight, seeds, num_importance_samples, *, chun
         lambda start, *_: start < total,
         add_chunk,
         (tf.constant(0, tf.int64), zeros - 1e300, zeros),
-        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None]), tf.TensorShape([None])),
+        shape_invariants=(
+            tf.TensorShape([]),
+            tf.TensorShape([None]),
+            tf.TensorShape([None]),
+        ),
         parallel_iterations=1,
     )
     bound = maximum + tf.math.log(scaled_sum) - tf.math.log(tf.cast(total, tf.float64))

@@ -123,6 +123,11 @@ def train(
     if init not in ("none", "zoo"):
         raise ValueError(f'init must be "none" or "zoo". Received: init={init!r}.')
     entry, source = _entry_and_source(name_or_entry)
+    if init == "zoo" and entry.weights is None:
+        raise ValueError(
+            f'init="zoo" needs an entry with trained weights. Received: '
+            f'{entry.name!r}, which has none. Train it from scratch: init="none".'
+        )
     strategy = _strategy(strategy)
     out = _run_folder(out, strategy, resume=resume)
 
@@ -311,11 +316,13 @@ class CheckpointCallback(keras.callbacks.Callback):
             os.fsync(file.fileno())
         zoo.write_entry(self._entry, temporary / zoo.ENTRY_FILE)
         final = self._folder / name
-        if final.exists():  # one that could not be read, and was passed over
+        if final.exists():  # it could not be read, and was passed over
             shutil.rmtree(final)
         os.rename(temporary, final)
-        for old in checkpoints(self._folder)[:-2]:
-            shutil.rmtree(old)
+        kept = [path for path in checkpoints(self._folder) if path.name <= name][-2:]
+        for path in checkpoints(self._folder):
+            if path not in kept:
+                shutil.rmtree(path)
 
 
 _AFTER_DIVERGENCE = (

@@ -131,7 +131,9 @@ class _PixelCNNScanner:
         self.first_centre = self.first.centre_kernel(kernel)
         static = self.first.static_term(kernel, maps)
         # [height, batch, width, filters] with maps, else one row for all.
-        self.first_static = static if maps is None else tf.transpose(static, [1, 0, 2, 3])
+        self.first_static = (
+            static if maps is None else tf.transpose(static, [1, 0, 2, 3])
+        )
         self.has_maps = maps is not None
 
         if self.blocks:
@@ -201,7 +203,9 @@ class _PixelCNNScanner:
         if self.first.sees_centre:
             features += tf.matmul(x, self.first_centre)
         activations = []
-        for term, centre in zip(pre[1:], self.centre if self.blocks else (), strict=True):
+        for term, centre in zip(
+            pre[1:], self.centre if self.blocks else (), strict=True
+        ):
             activation = tf.nn.relu(features)
             activations.append(activation)
             features += term + tf.matmul(activation, centre)
@@ -456,8 +460,7 @@ class _GatedPixelCNNScanner:
 
     def _terms(self, links, *, row):
         links = [
-            link + static
-            for link, static in zip(links, self.row_static, strict=True)
+            link + static for link, static in zip(links, self.row_static, strict=True)
         ]
         if self.has_maps:  # the row after the last one is asked for, and not used
             links[0] += self.row_maps[tf.minimum(row, self.height - 1)]

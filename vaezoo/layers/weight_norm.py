@@ -54,7 +54,7 @@ class WeightNormalized(keras.layers.Layer):
         self.init_scale = init_scale
 
     def add_direction(self, shape, *, output_axis=-1, mask=1.0):
-        """Create `v` of `shape`, zero outside `mask`, and `g` and `b` of `[filters]`."""
+        """Create `v` of `shape`, 0 outside `mask`, and `g` and `b` of `[filters]`."""
         self._norm_axes = [
             axis for axis in range(len(shape)) if axis != output_axis % len(shape)
         ]
@@ -129,7 +129,7 @@ def pointwise(inputs, kernel):
 
 
 class Dense(WeightNormalized):
-    """Weight-normalised dense layer over the last axis: `[..., d]` to `[..., filters]`."""
+    """Weight-normalised dense layer on the last axis, `[..., d]` to `[..., filters]`."""
 
     def build(self, input_shape):
         self.add_direction([input_shape[-1], self.filters])

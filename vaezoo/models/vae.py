@@ -265,12 +265,10 @@ class VAE(keras.Model):
             )
         if kl_warmup_steps < 0 or free_bits_nats < 0:
             raise ValueError(
-                "`kl_warmup_steps` and `free_bits_nats` must not be negative. Received: "
+                "`kl_warmup_steps` and `free_bits_nats` must be at least 0. Received: "
                 f"kl_warmup_steps={kl_warmup_steps}, free_bits_nats={free_bits_nats}."
             )
-        super().compile(
-            optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly
-        )
+        super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly)
         self._compile_options = {
             "kl_warmup_steps": kl_warmup_steps,
             "free_bits_nats": free_bits_nats,
@@ -589,8 +587,8 @@ class VAE(keras.Model):
         if seeds.shape != (num,) or seeds.dtype != np.int64:
             raise ValueError(
                 f"`{name}` must be an int, or int64 [{num}], one a row. Received: "
-                f"shape={seeds.shape}, dtype={seeds.dtype}. `vaezoo.row_seeds(seed, n)` "
-                "makes such an array."
+                f"shape={seeds.shape}, dtype={seeds.dtype}. "
+                "`vaezoo.row_seeds(seed, n)` makes such an array."
             )
         return seeds
 
@@ -672,7 +670,11 @@ class VAE(keras.Model):
             ValueError: if `images` or `num_importance_samples` breaks its rule.
         """
         count = num_importance_samples
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+        if (
+            isinstance(count, bool)
+            or not isinstance(count, int | np.integer)
+            or count < 1
+        ):
             raise ValueError(
                 "`num_importance_samples` must be an integer of at least 1. Received: "
                 f"num_importance_samples={count!r}. 1 estimates the ELBO."
@@ -726,7 +728,9 @@ class VAE(keras.Model):
             raise ValueError(
                 f"`mode` must be 'sample' or 'mean'. Received: mode={mode!r}."
             )
-        return self._score("encode" if mode == "sample" else "encode_mean", images, seed)
+        return self._score(
+            "encode" if mode == "sample" else "encode_mean", images, seed
+        )
 
     def _encode_mean(self, images, seeds):
         latents, _ = self._posterior(images, seeds)

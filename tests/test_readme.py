@@ -1,0 +1,42 @@
+"""Every step of the README's walk-through works as pasted."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def blocks(language):
+    text = README.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+def test_python_steps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks("python"):
+        exec(compile(block, str(README), "exec"), names)
+    assert names["images"].shape == (16, 28, 28, 1)
+    assert (tmp_path / "served/pixelvae_digits/1/saved_model.pb").exists()
+
+
+@pytest.mark.slow
+def test_shell_steps(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from vaezoo import cli
+
+    monkeypatch.chdir(tmp_path)
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    steps = [part.strip() for line in lines for part in line.split("&&")]
+    steps = [shlex.split(step) for step in steps if step.startswith("vaezoo ")]
+    assert len(steps) >= 7
+    for _, *arguments in steps:
+        result = CliRunner().invoke(cli.main, arguments)
+        assert result.exit_code == 0, (arguments, result.output, result.exception)
+    assert (tmp_path / "samples.png").exists()
+    assert (tmp_path / "served/my_digits/1/saved_model.pb").exists()
