@@ -225,7 +225,7 @@ class VerticalConv2D(WeightNormalized):
         return convolve(tf.pad(inputs, padding), kernel)
 
     def static_term(self, kernel, maps=None):
-        """The bias `[filters]`, plus the maps' part `[batch, height, width, filters]`."""
+        """Bias `[filters]`, plus the maps' part `[batch, height, width, filters]`."""
         bias = tf.cast(self.bias, self.compute_dtype)
         if maps is None:
             return bias

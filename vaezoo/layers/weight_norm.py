@@ -129,7 +129,7 @@ def pointwise(inputs, kernel):
 
 
 class Dense(WeightNormalized):
-    """Weight-normalised dense layer on the last axis, `[..., d]` to `[..., filters]`."""
+    """Weight-normalised dense layer: `[..., d]` to `[..., filters]`."""
 
     def build(self, input_shape):
         self.add_direction([input_shape[-1], self.filters])
