@@ -161,27 +161,8 @@ def train(
     zoo.write_entry(run, out / zoo.ENTRY_FILE)
     model.zoo_entry = run
 
-    first_epoch = checkpoint.position // data.steps_per_epoch
-    _forget_epochs(out / "log.csv", first_epoch)
-    with warnings.catch_warnings(), _sigterm_calls(checkpoint.stop):
-        # Of a resumed epoch only the rest is left, which Keras warns of.
-        warnings.filterwarnings("ignore", "Your input ran out of data")
-        model.fit(
-            data.stream,
-            shuffle=False,  # the stream is
-            epochs=recipe.epochs,
-            initial_epoch=first_epoch,
-            validation_data=data.validation,
-            verbose=verbose,
-            callbacks=[
-                RaiseOnNonFinite(),
-                keras.callbacks.CSVLogger(str(out / "log.csv"), append=True),
-                keras.callbacks.TensorBoard(
-                    str(out / "tensorboard"), write_graph=False
-                ),
-                checkpoint,
-            ],
-        )
+    with _sigterm_calls(checkpoint.stop):
+        _fit(model, data, checkpoint, out, epochs=recipe.epochs, verbose=verbose)
 
     path = weights_lib.write_weights(model, out / WEIGHTS_FILE)
     model.zoo_entry = run.model_copy(
@@ -379,6 +360,36 @@ class _Data:
         self.validation = None
         if "validation" in info.splits:
             self.validation = datasets.load_dataset(name, "validation", **batch)
+
+
+def _fit(model, data, checkpoint, out, *, epochs, verbose):
+    def fit(first_epoch, epochs, steps_per_epoch=None):
+        log, events = str(out / "log.csv"), str(out / "tensorboard")
+        model.fit(
+            data.stream,
+            shuffle=False,  # the stream is
+            initial_epoch=first_epoch,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            validation_data=data.validation,
+            verbose=verbose,
+            callbacks=[
+                RaiseOnNonFinite(),
+                keras.callbacks.CSVLogger(log, append=True),
+                keras.callbacks.TensorBoard(events, write_graph=False),
+                checkpoint,
+            ],
+        )
+
+    epoch, done = divmod(checkpoint.position, data.steps_per_epoch)
+    _forget_epochs(out / "log.csv", epoch)
+    if done and epoch < epochs:
+        # The rest of an epoch is a `fit` of its own: Keras would begin one step more
+        # to see that the pass has ended, and that may raise `optimizer.iterations`.
+        fit(epoch, epoch + 1, data.steps_per_epoch - done)
+        checkpoint.restore(model)  # as `fit` has put the averages into the model
+        epoch += 1
+    fit(epoch, epochs)
 
 
 def _entry_and_source(name_or_entry):

@@ -79,8 +79,10 @@ def training_stream(
         batch_size: number of images in a batch; the last of an epoch may have fewer.
         seed: int: order and binarization are functions of (`seed`, epoch, index).
         position: called without arguments as the first batch of a pass is drawn;
-            returns an int. Under Keras this happens during a step, so it should count
+            returns an int. Keras draws a batch within a step, so this should count
             steps that have ended; `optimizer.iterations` may have been raised already.
+            For the same reason `fit` should not ask for more than a short pass has:
+            give it the rest of the epoch as `steps_per_epoch`.
         **options: as for `load_dataset`.
 
     Returns:
