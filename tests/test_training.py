@@ -68,6 +68,16 @@ def assert_same(first, second):
         np.testing.assert_array_equal(a, b)
 
 
+def run_code(code):
+    """Run Python in a process that can import this module."""
+    folders = [pathlib.Path(__file__).parent, pathlib.Path(vaezoo.__file__).parents[1]]
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
+        capture_output=True,
+    )
+
+
 def rows(out):
     with open(out / "log.csv", newline="") as file:
         return list(csv.DictReader(file))
@@ -136,13 +146,7 @@ def end_or_die(self, batch, logs=None):
 training.CheckpointCallback.on_train_batch_end = end_or_die
 training.train(make_entry(), out={str(tmp_path)!r}, checkpoint_steps=2, verbose=0)
 """
-    tests = pathlib.Path(__file__).parent
-    path = os.pathsep.join([str(tests), str(pathlib.Path(vaezoo.__file__).parents[1])])
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-    )
+    result = run_code(code)
     assert result.returncode == -signal.SIGKILL, result.stderr.decode()
     assert not (tmp_path / "weights.h5").exists()
     newest = training.checkpoints(tmp_path / "checkpoints")[-1]
@@ -187,22 +191,27 @@ def test_init_zoo_needs_trained_weights(tmp_path):
 # Checkpoints.
 
 
+@pytest.fixture(scope="module")
+def model():
+    """A model whose state the tests overwrite, since building one takes seconds."""
+    return build(make_entry())
+
+
 @pytest.fixture
 def copy(run, tmp_path):
     return shutil.copytree(run[0] / "checkpoints", tmp_path / "checkpoints")
 
 
-def test_restore_gives_the_newest(copy):
+def test_restore_gives_the_newest(copy, model):
     entry = make_entry()
     callback = training.CheckpointCallback(copy, entry=entry)
-    model = build(entry)
     callback.restore(model)
     assert callback.position == training.num_steps(model) == EPOCHS * STEPS
     assert model.data_initialized
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "entry"])
-def test_a_damaged_checkpoint_falls_back_to_the_older(copy, damage):
+def test_a_damaged_checkpoint_falls_back_to_the_older(copy, model, damage):
     newest = copy / "step-000000024"
     state = newest / "state.npz"
     content = bytearray(state.read_bytes())
@@ -217,7 +226,6 @@ def test_a_damaged_checkpoint_falls_back_to_the_older(copy, damage):
         (newest / "entry.yaml").write_text("name: pixel")
     entry = make_entry()
     callback = training.CheckpointCallback(copy, entry=entry)
-    model = build(entry)
     with pytest.warns(UserWarning, match="step-000000024.*passed over"):
         callback.restore(model)
     assert callback.position == training.num_steps(model) == 23
@@ -228,10 +236,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_older(copy, damage):
     callback.restore(model)
 
 
-def test_an_interrupted_write_leaves_the_old_checkpoints(copy, monkeypatch):
+def test_an_interrupted_write_leaves_the_old_checkpoints(copy, model, monkeypatch):
     entry = make_entry()
     callback = training.CheckpointCallback(copy, entry=entry, every_steps=1)
-    model = build(entry)
     callback.restore(model)
     callback.set_model(model)
     before = {path: path.read_bytes() for path in copy.rglob("*.*")}
@@ -246,7 +253,7 @@ def test_an_interrupted_write_leaves_the_old_checkpoints(copy, monkeypatch):
             callback.on_train_batch_end(0)
     after = {path: path.read_bytes() for path in before}
     assert after == before
-    training.CheckpointCallback(copy, entry=entry).restore(build(entry))
+    training.CheckpointCallback(copy, entry=entry).restore(model)
 
     callback.on_train_batch_end(0)  # and the next one is whole
     assert [p.name for p in sorted(copy.iterdir())] == [
@@ -268,40 +275,40 @@ def test_nothing_is_saved_when_training_ends():
         ({"seed": 1}, "training.seed: 0 there, 1 here"),
     ],
 )
-def test_another_recipe_is_refused(copy, change, message):
+def test_another_recipe_is_refused(copy, model, change, message):
     entry = make_entry(**change)
     with pytest.raises(ValueError, match=message):
-        training.CheckpointCallback(copy, entry=entry).restore(build(entry))
+        training.CheckpointCallback(copy, entry=entry).restore(model)
 
 
-def test_another_architecture_is_refused(copy):
+def test_another_architecture_is_refused(copy, model):
     entry = zoo.describe("pixelvae_digits")
     with pytest.raises(ValueError, match="model.arguments.filters: 4 there, 16 here"):
-        training.CheckpointCallback(copy, entry=entry).restore(build(make_entry()))
+        training.CheckpointCallback(copy, entry=entry).restore(model)
 
 
 def test_a_run_without_decay_may_be_made_longer(tmp_path):
     constant = {"learning_rate_decay": {"schedule": "constant"}}
-    entry = make_entry(**constant)
+    entry, longer = make_entry(**constant), make_entry(**constant, epochs=9)
+    model = build(entry)
     callback = training.CheckpointCallback(tmp_path, entry=entry)
-    callback.set_model(build(entry))
+    callback.set_model(model)
     callback.position = 7
     callback.on_epoch_end(0)
-    longer = make_entry(**constant, epochs=9)
-    training.CheckpointCallback(tmp_path, entry=longer).restore(build(longer))
+    training.CheckpointCallback(tmp_path, entry=longer).restore(model)
 
 
-def test_sigterm_saves_and_exits(copy):
-    entry = make_entry()
-    callback = training.CheckpointCallback(copy, entry=entry)
-    callback.set_model(build(entry))
+def test_sigterm_saves_and_exits(tmp_path, model):
+    model.optimizer.iterations.assign(6)
+    callback = training.CheckpointCallback(tmp_path, entry=make_entry())
+    callback.set_model(model)
     callback.on_train_begin()
     with training._sigterm_calls(callback.stop):
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(SystemExit) as stopped:
             callback.on_train_batch_end(0)
     assert stopped.value.code == 0
-    assert (copy / "step-000000001").is_dir()
+    assert training.checkpoints(tmp_path) == [tmp_path / "step-000000007"]
 
 
 def test_no_checkpoint_of_a_state_that_is_not_finite(copy):
@@ -317,9 +324,9 @@ def test_no_checkpoint_of_a_state_that_is_not_finite(copy):
     assert sorted(copy.iterdir()) == before
 
 
-def test_a_loss_that_is_not_finite_ends_training():
+def test_a_loss_that_is_not_finite_ends_training(model):
     callback = training.RaiseOnNonFinite()
-    callback.set_model(build(make_entry()))
+    callback.set_model(model)
     callback.on_train_batch_end(0, {"loss": 1.0})
     with pytest.raises(FloatingPointError, match="loss=nan"):
         callback.on_train_batch_end(1, {"loss": float("nan")})
@@ -430,3 +437,39 @@ def test_another_dataset_gives_the_model_its_shape(tmp_path):
     assert model.image_shape == (8, 8, 1)
     assert training.num_steps(model) == 2
     assert weights.is_local(model.zoo_entry.weights, folder=tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_replicas_stopped_and_resumed_end_where_one_does(run, tmp_path):
+    code = f"""
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+halves = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, halves)
+from test_training import make_entry
+from vaezoo import training
+
+strategy = tf.distribute.MirroredStrategy(
+    ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+)
+end = training.CheckpointCallback.on_train_batch_end
+
+def end_or_stop(self, batch, logs=None):
+    if self.position + 1 == {KILLED_AT}:
+        self.stop()
+    end(self, batch, logs)
+
+training.CheckpointCallback.on_train_batch_end = end_or_stop
+arguments = dict(out={str(tmp_path)!r}, strategy=strategy, verbose=0)
+try:
+    training.train(make_entry(), **arguments)
+except SystemExit:
+    training.train(make_entry(), resume=True, **arguments)
+"""
+    run_code(code).check_returncode()
+    assert [path.name for path in training.checkpoints(tmp_path / "checkpoints")] == [
+        "step-000000018",
+        "step-000000024",
+    ]
+    for a, b in zip(vaezoo.load(tmp_path).weights, run[1].weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
