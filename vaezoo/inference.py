@@ -50,6 +50,17 @@ def diagonal_normal(loc, scale):
     )
 
 
+def bounded_log_scale(log_scale, limit=10.0):
+    """Log scales within +-`limit`, float32, with the gradient of the identity.
+
+    Early in a KL warm-up nothing holds a posterior's scale; unbounded, its KL term
+    overflows, and 0 times infinity is NaN. The gradient passes, so a scale comes back.
+    """
+    log_scale = tf.cast(log_scale, tf.float32)
+    bounded = tf.clip_by_value(log_scale, -limit, limit)
+    return log_scale + tf.stop_gradient(bounded - log_scale)
+
+
 def kl_weight(step, kl_warmup_steps):
     """KL warm-up: `min(1, step / kl_warmup_steps)`, 1 without warm-up."""
     if not kl_warmup_steps:

@@ -36,8 +36,9 @@ class PixelVAE(VAE):
 
     Departs from the paper: the kernels' gains and biases are initialised on data
     (the authors' code starts each gain at the norm of its initial kernel), the
-    plain PixelCNN's layout is ours where the paper gives none, and image sizes other
-    than 28x28 are halved three times, rounding up.
+    plain PixelCNN's layout is ours where the paper gives none, the posterior's log
+    scales are kept within +-10, and image sizes other than 28x28 are halved three
+    times, rounding up.
 
     Args:
         image_shape: `(height, width, channels)`. Channels are generated in order.
@@ -148,7 +149,7 @@ class PixelVAE(VAE):
         if self.encoder is None:
             return {}
         loc, log_scale = self.encoder(tf.cast(images, tf.float32))
-        return {"loc": loc, "log_scale": log_scale}
+        return {"loc": loc, "log_scale": inference.bounded_log_scale(log_scale)}
 
     def infer(self, features, *, seeds, training=False):
         """`z ~ q(z | x)`, from the encoder's features."""

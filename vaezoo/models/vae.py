@@ -457,6 +457,13 @@ class VAE(keras.Model):
             callbacks.append(keras.callbacks.SwapEMAWeights())
         return super().fit(x, *args, callbacks=callbacks, **kwargs)
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras would build the model on the mean of the replicas' first batches, which
+        # fails where they differ in size. Only the optimizer is left to build.
+        if self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
     def _first_batch(self, x, batch_size):
         if isinstance(x, tf.data.Dataset | tf.distribute.DistributedDataset):
             batch = next(iter(x))
