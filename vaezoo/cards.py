@@ -31,20 +31,26 @@ def markdown_table(entries):
         "|---|---|---|---|---|",
     ]
     for entry in entries:
-        ours = [
-            record
-            for record in entry.measured
-            if record.metric in _BOUNDS and record.split == entry.evaluation.split
-        ]
         cells = [
             f"[`{entry.name}`](docs/cards/{entry.name}.md)",
             f"`{entry.dataset}`",
-            _results(ours),
+            bounds(entry),
             _results(entry.paper.results if entry.paper else []),
             entry.status,
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def bounds(entry):
+    """An entry's own bounds on its evaluation split, as Markdown; "-" for none."""
+    return _results(
+        [
+            record
+            for record in entry.measured
+            if record.metric in _BOUNDS and record.split == entry.evaluation.split
+        ]
+    )
 
 
 def card(entry):

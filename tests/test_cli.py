@@ -1,0 +1,119 @@
+"""The command line."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from click.testing import CliRunner
+
+from vaezoo import cli, plots, weights, zoo
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A tiny trained model in the form of a run folder."""
+    folder = tmp_path_factory.mktemp("run")
+    entry = zoo.describe("pixelvae_digits")
+    arguments = entry.model.arguments | {
+        "latent_size": 2,
+        "filters": 3,
+        "num_layers": 2,
+    }
+    entry = entry.model_copy(
+        update={
+            "model": entry.model.model_copy(update={"arguments": arguments}),
+            "weights": None,
+            "measured": [],
+            "status": "untrained",
+        }
+    )
+    zoo.write_entry(entry, folder / zoo.ENTRY_FILE)
+    model = zoo.load(folder, weights=None)
+    path = weights.write_weights(model, folder / "weights.h5")
+    info = zoo.WeightsInfo(
+        file=path.name, bytes=path.stat().st_size, sha256=weights.sha256(path)
+    )
+    entry = entry.model_copy(update={"weights": info, "status": "partial"})
+    zoo.write_entry(entry, folder / zoo.ENTRY_FILE)
+    return folder
+
+
+def test_list_and_describe():
+    result = run("list", "pixelvae_*")
+    assert result.exit_code == 0
+    assert "pixelvae_mnist_static" in result.output
+    assert "gated_pixelcnn" not in result.output
+    assert "No model matches" in run("list", "nothing*").output
+    card = run("describe", "pixelvae_mnist_static")
+    assert card.exit_code == 0 and "1611.05013" in card.output
+
+
+def test_sample_writes_the_grid_of_the_models_images(run_folder, tmp_path):
+    path = tmp_path / "grid.png"
+    result = run("sample", run_folder, "--num", 4, "--seed", 3, "--output", path)
+    assert result.exit_code == 0, result.output
+    picture = tf.io.decode_png(path.read_bytes()).numpy()
+    images = zoo.load(run_folder).sample(4, seed=3)
+    np.testing.assert_array_equal(picture, plots.image_grid(images, levels=2))
+    assert [p.name for p in tmp_path.iterdir()] == ["grid.png"]
+
+
+def test_reconstruct_and_evaluate(run_folder, tmp_path):
+    path = tmp_path / "grid.png"
+    result = run("reconstruct", run_folder, "--num", 3, "--output", path)
+    assert result.exit_code == 0 and path.exists()
+    record = tmp_path / "entry.yaml"
+    record.write_text((run_folder / "entry.yaml").read_text())
+    arguments = ("--images", 20, "-k", 4, "--write", record, "--epochs", 1)
+    result = run("evaluate", run_folder, *arguments)
+    assert result.exit_code == 0, result.output
+    assert "log_likelihood (L_4)" in result.output
+    measured = {m.metric: m for m in zoo.entry_from_file(record).measured}
+    assert measured["log_likelihood"].num_importance_samples == 4
+    assert measured["elbo"].images == 20 and measured["elbo"].epochs == 1
+
+
+def test_export_numbers_the_versions(run_folder, tmp_path):
+    for version in ("1", "2"):
+        result = run(
+            "export", run_folder, tmp_path / "m", "--signatures", "log_likelihood"
+        )
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "m" / version / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("sample", "pixelvae_mnist_statik"), "Did you mean 'pixelvae_mnist_static'"),
+        (("sample", "vae_mnist_static"), "weights=None"),
+        (("sample", "pixelvae_digits", "--num", "0"), "x>=1"),
+        (("sample", "pixelvae_digits", "--output", "no/x.png"), "folder"),
+        (("train", "pixelvae_digits", "--out", "/proc/run"), "can be written"),
+        (("evaluate", "pixelvae_digits", "-k", "-1"), "x>=1"),
+    ],
+)
+def test_errors_are_one_message_without_a_traceback(arguments, message):
+    result = run(*arguments)
+    assert result.exit_code in (1, 2)
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("temperature", ["0", "-1", "nan"])
+def test_bad_temperature(run_folder, temperature):
+    result = run("sample", run_folder, "--temperature", temperature)
+    assert result.exit_code == 1 and "`temperature` must be" in result.output
+
+
+def test_image_grid():
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    images[1] = 1
+    grid = plots.image_grid(images, levels=2)
+    assert grid.shape == (2 * 65 + 1, 2 * 65 + 1, 1) and grid.dtype == np.uint8
+    assert np.all(grid[1:65, 66:130] == 255) and np.all(grid[1:65, 1:65] == 0)
+    with pytest.raises(ValueError, match="Received: shape"):
+        plots.image_grid(images[0])

@@ -1,0 +1,390 @@
+"""Exports: equal to Python, checked in the graph, and loadable by TensorFlow alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tiny
+from vaezoo import row_seeds, saved_model, zoo
+
+K = 3
+MAX_BATCH_SIZE = 8
+NAMES = ["sample", "log_likelihood", "encode", "decode", "reconstruct", "complete"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.build("gated_pixelvae_noup")
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    return export(model, tmp_path_factory.mktemp("served") / "tiny" / "1")
+
+
+@pytest.fixture(scope="module")
+def signatures(folder):
+    loaded = tf.saved_model.load(str(folder))
+    served = dict(loaded.signatures)
+    served["keep alive"] = loaded
+    return served
+
+
+@pytest.mark.filterwarnings("ignore:The export has no TF Serving warm-up")
+def export(model, directory, **options):
+    options = {"num_importance_samples": K, "max_batch_size": MAX_BATCH_SIZE} | options
+    return saved_model.export(model, directory, **options)
+
+
+def inputs_for(model, name, num):
+    generator = np.random.default_rng(1)
+    known = {
+        "seed": row_seeds(7, num),
+        "temperature": np.linspace(0.5, 1.5, num).astype(np.float32),
+        "images": tiny.images_for(model, num, seed=2),
+        "mask": generator.integers(0, 2, (num, *model.image_shape[:2], 1), np.uint8),
+        "z": generator.normal(size=(num, 3)).astype(np.float32),
+    }
+    keys = {
+        "sample": ["seed", "temperature"],
+        "decode": ["z", "seed"],
+        "complete": ["images", "mask", "seed"],
+    }.get(name, ["images", "seed"])
+    return {key: known[key] for key in keys}
+
+
+def in_python(model, name, inputs):
+    seed = inputs["seed"]
+    if name == "sample":
+        temperature = inputs["temperature"]
+        images = model.sample(len(seed), seed=seed, temperature=temperature, jit=False)
+    elif name == "decode":
+        images = model.decode({"z": inputs["z"]}, seed=seed, jit=False)
+    elif name == "reconstruct":
+        images = model.reconstruct(inputs["images"], seed=seed, jit=False)
+    elif name == "complete":
+        images = model.complete(inputs["images"], inputs["mask"], seed=seed, jit=False)
+    elif name == "encode":
+        return model.encode(inputs["images"], seed=seed)
+    else:
+        nats = model.log_likelihood(
+            inputs["images"], seed=seed, num_importance_samples=K
+        )
+        bits = -nats / (model.num_dims * np.log(2))
+        return {"log_likelihood": nats, "bits_per_dim": bits}
+    return {"images": images}
+
+
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
+    for key in actual:
+        value, other = np.asarray(actual[key]), np.asarray(expected[key])
+        assert value.dtype == other.dtype and value.shape == other.shape
+        if value.dtype == np.uint8:
+            np.testing.assert_array_equal(value, other)
+        else:  # sums over batches of other sizes: a few units in the last place
+            np.testing.assert_allclose(value, other, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("num", [1, 6])
+@pytest.mark.parametrize("name", NAMES)
+def test_signature_equals_python(model, signatures, name, num):
+    inputs = inputs_for(model, name, num)
+    outputs = signatures[name](**tf.nest.map_structure(tf.constant, inputs))
+    assert_same(outputs, in_python(model, name, inputs))
+
+
+def test_default_signature_samples_what_python_samples(model, signatures):
+    outputs = signatures["serving_default"](
+        seed=tf.constant(row_seeds(3, 5)), temperature=tf.ones(5)
+    )
+    np.testing.assert_array_equal(outputs["images"], model.sample(5, seed=3, jit=False))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_row_depends_on_its_own_inputs_alone(model, signatures, name):
+    inputs = inputs_for(model, name, 4)
+    together = signatures[name](**tf.nest.map_structure(tf.constant, inputs))
+    other = {key: np.array(value) for key, value in inputs.items()}
+    other["seed"][[0, 1, 3]] += 1
+    other = {key: tf.constant(value[[3, 2, 1]]) for key, value in other.items()}
+    moved = signatures[name](**other)
+    assert_same(
+        {key: value[1] for key, value in moved.items()},
+        {key: value[2] for key, value in together.items()},
+    )
+    assert any(
+        np.any(np.asarray(moved[key][0]) != np.asarray(together[key][3]))
+        for key in moved
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_rows_give_no_rows(model, signatures, name):
+    inputs = {key: value[:0] for key, value in inputs_for(model, name, 1).items()}
+    outputs = signatures[name](**tf.nest.map_structure(tf.constant, inputs))
+    some = signatures[name].structured_outputs
+    for key, value in outputs.items():
+        assert value.shape == (0, *some[key].shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "rule"),
+    [
+        ("sample", {"temperature": 0.0}, "`temperature` must be positive and finite"),
+        ("sample", {"temperature": np.nan}, "`temperature` must be positive"),
+        ("sample", {"temperature": np.inf}, "`temperature` must be positive"),
+        ("log_likelihood", {"images": 2}, r"`images` must have values in 0\.\.1"),
+        ("encode", {"images": 255}, r"`images` must have values in 0\.\.1"),
+        ("reconstruct", {"images": 2}, r"`images` must have values in 0\.\.1"),
+        ("complete", {"images": 2}, r"`images` must have values in 0\.\.1"),
+        ("complete", {"mask": 2}, r"`mask` must have values in 0\.\.1"),
+        ("decode", {"z": np.nan}, "`z` must be finite"),
+    ],
+)
+def test_rule_is_named_and_the_next_request_works(
+    model, signatures, name, change, rule
+):
+    good = inputs_for(model, name, 2)
+    bad = {key: np.array(value) for key, value in good.items()}
+    for key, value in change.items():
+        bad[key].flat[-1] = value
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rule):
+        signatures[name](**tf.nest.map_structure(tf.constant, bad))
+    signatures[name](**tf.nest.map_structure(tf.constant, good))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_is_limited(model, signatures, name):
+    inputs = inputs_for(model, name, MAX_BATCH_SIZE + 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="max_batch_size=8"):
+        signatures[name](**tf.nest.map_structure(tf.constant, inputs))
+
+
+def test_inputs_have_one_batch_size(model, signatures):
+    inputs = inputs_for(model, "encode", 3)
+    inputs["seed"] = inputs["seed"][:2]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="same number of rows"):
+        signatures["encode"](**tf.nest.map_structure(tf.constant, inputs))
+
+
+def test_no_scalars(signatures):
+    for name in NAMES:
+        function = signatures[name]
+        specs = [*function.structured_input_signature[1].values()]
+        specs += function.structured_outputs.values()
+        assert all(spec.shape.rank >= 1 and spec.shape[0] is None for spec in specs)
+
+
+def test_file_holds_no_path_and_no_training_state(model, folder):
+    content = (folder / "saved_model.pb").read_bytes()
+    for text in (Path(saved_model.__file__).parents[1], os.getcwd(), sys.prefix):
+        assert str(text).encode() not in content
+    assert b".py" not in content and b"PyFunc" not in content
+    variables = tf.train.list_variables(str(folder / "variables" / "variables"))
+    saved = [shape for name, shape in variables if "OBJECT_GRAPH" not in name]
+    assert sorted(saved) == sorted(list(v.shape) for v in model.weights)
+
+
+def test_manifest(model, folder):
+    content = (folder / "assets.extra" / "manifest.json").read_text()
+    manifest = json.loads(content)
+    assert manifest["num_importance_samples"] == K
+    assert manifest["max_batch_size"] == MAX_BATCH_SIZE
+    assert manifest["image_shape"] == [8, 8, 1] and manifest["levels"] == 2
+    assert list(manifest["signatures"]) == NAMES
+    decode = manifest["signatures"]["decode"]
+    assert decode["inputs"]["z"] == {"dtype": "float32", "shape": [None, 3]}
+    assert decode["outputs"]["images"] == {"dtype": "uint8", "shape": [None, 8, 8, 1]}
+    arguments = manifest["model"]["arguments"]
+    assert type(model)(**arguments).count_params() == model.count_params()
+
+
+def run_alone(script, *arguments):
+    """Run a script in a process that finds neither vaezoo nor the tests."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    process = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=Path(arguments[0]).parent,
+        env=environment | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+
+
+FRESH = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+folder, data = sys.argv[1:]
+data = np.load(data)
+loaded = tf.saved_model.load(folder)
+for name, signature in loaded.signatures.items():
+    if name == "serving_default":
+        continue
+    inputs = {
+        key: tf.constant(data[f"{name}/inputs/{key}"])
+        for key in signature.structured_input_signature[1]
+    }
+    for key, value in signature(**inputs).items():
+        np.testing.assert_array_equal(value, data[f"{name}/outputs/{key}"])
+assert not {"vaezoo", "tensorflow_probability", "tf_keras"} & set(sys.modules)
+"""
+
+SESSION = """
+import sys
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+folder, data = sys.argv[1:]
+data = np.load(data)
+with tf.Session(graph=tf.Graph()) as session:
+    graph = tf.saved_model.load(session, ["serve"], folder)
+    for name, signature in graph.signature_def.items():
+        if not signature.inputs or name == "serving_default":
+            continue
+        feed = {
+            tensor.name: data[f"{name}/inputs/{key}"]
+            for key, tensor in signature.inputs.items()
+        }
+        fetch = {key: tensor.name for key, tensor in signature.outputs.items()}
+        for key, value in session.run(fetch, feed).items():
+            np.testing.assert_array_equal(value, data[f"{name}/outputs/{key}"])
+    sample = graph.signature_def["sample"]
+    try:
+        session.run(
+            sample.outputs["images"].name,
+            {
+                sample.inputs["seed"].name: [1, 2],
+                sample.inputs["temperature"].name: [1.0, -1.0],
+            },
+        )
+    except tf.errors.InvalidArgumentError as error:
+        assert "`temperature` must be positive and finite" in str(error)
+    else:
+        raise AssertionError("the rule was not checked")
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(model, signatures, tmp_path_factory):
+    """Inputs of every signature, and what this process gives for them."""
+    arrays = {}
+    for name in NAMES:
+        inputs = inputs_for(model, name, 3)
+        outputs = signatures[name](**tf.nest.map_structure(tf.constant, inputs))
+        arrays |= {f"{name}/inputs/{key}": value for key, value in inputs.items()}
+        arrays |= {f"{name}/outputs/{key}": value for key, value in outputs.items()}
+    path = tmp_path_factory.mktemp("answers") / "answers.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("script", [FRESH, SESSION], ids=["fresh", "session"])
+def test_loads_with_tensorflow_alone(folder, answers, tmp_path, script):
+    copy = shutil.copytree(folder, tmp_path / "elsewhere" / "7")
+    run_alone(script, copy, answers)
+
+
+def test_subset_and_model_without_latents(tmp_path):
+    model = tiny.build("gated_pixelcnn")
+    path = export(model, tmp_path / "2", signatures=["log_likelihood", "sample"])
+    loaded = tf.saved_model.load(str(path))
+    assert set(loaded.signatures) == {"sample", "log_likelihood", "serving_default"}
+    inputs = inputs_for(model, "log_likelihood", 3)
+    outputs = loaded.signatures["log_likelihood"](
+        **tf.nest.map_structure(tf.constant, inputs)
+    )
+    assert_same(outputs, in_python(model, "log_likelihood", inputs))
+    manifest = json.loads((path / "assets.extra" / "manifest.json").read_text())
+    assert manifest["num_importance_samples"] is None
+
+
+@pytest.mark.parametrize("name", ["vae", "gated_pixelvae_colour", "pixelcnn"])
+@pytest.mark.slow
+def test_jit_equals_python_and_takes_no_rows(tmp_path, name):
+    model = tiny.build(name)
+    path = export(model, tmp_path / "1", jit=True, signatures=["sample", "complete"])
+    loaded = tf.saved_model.load(str(path))
+    for num in (0, 3):
+        images = loaded.signatures["sample"](
+            seed=tf.constant(row_seeds(4, num)), temperature=tf.ones(num)
+        )["images"]
+        assert images.shape == (num, *model.image_shape)
+    np.testing.assert_array_equal(images, model.sample(3, seed=4, jit=True))
+    inputs = {k: v[:0] for k, v in inputs_for(model, "complete", 1).items()}
+    empty = loaded.signatures["complete"](**tf.nest.map_structure(tf.constant, inputs))
+    assert empty["images"].shape == (0, *model.image_shape)
+
+
+def test_zoo_entry_and_warmup_requests_travel_along(tmp_path):
+    model = zoo.load("pixelvae_digits", weights=None)
+    try:
+        from tensorflow_serving.apis import prediction_log_pb2
+    except ImportError:
+        with pytest.warns(UserWarning, match="'serving' extra"):
+            path = saved_model.export(model, tmp_path / "m" / "1", signatures="encode")
+        assert not (path / "assets.extra" / saved_model.WARMUP_FILE).exists()
+    else:
+        path = saved_model.export(model, tmp_path / "m" / "1", signatures="encode")
+        file = path / "assets.extra" / saved_model.WARMUP_FILE
+        records = list(tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
+        request = prediction_log_pb2.PredictionLog.FromString(records[0])
+        request = request.predict_log.request
+        assert len(records) == 1 and request.model_spec.signature_name == "encode"
+        assert request.model_spec.name == "m"
+        inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
+        tf.saved_model.load(str(path)).signatures["encode"](**inputs)
+    copy = zoo.entry_from_file(path / "assets.extra" / zoo.ENTRY_FILE)
+    assert copy == zoo.describe("pixelvae_digits")
+
+
+def test_existing_version_stays(model, folder):
+    before = (folder / "saved_model.pb").stat()
+    with pytest.raises(FileExistsError, match="another number"):
+        export(model, folder)
+    assert (folder / "saved_model.pb").stat() == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
+def test_interrupted_export_leaves_nothing(model, tmp_path, monkeypatch, error):
+    def interrupted(module, path, **options):
+        Path(path, "saved_model.pb").write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(tf.saved_model, "save", interrupted)
+    with pytest.raises(BaseException) as raised:
+        export(model, tmp_path / "m" / "1", signatures=["encode"])
+    assert raised.value is error or raised.type is error
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"signatures": ["sample", "samples"]}, "must be some of .*reconstruct"),
+        ({"signatures": []}, "must be some of"),
+        ({"num_importance_samples": 0}, "must be a positive integer"),
+        ({"max_batch_size": 2.5}, "must be a positive integer"),
+    ],
+)
+def test_bad_options(model, tmp_path, options, rule):
+    with pytest.raises(ValueError, match=rule):
+        export(model, tmp_path / "1", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_folder_is_refused_at_once(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="can be written.*Choose another folder"):
+        export(model, tmp_path / "file" / "1")

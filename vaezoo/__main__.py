@@ -1,0 +1,6 @@
+"""`python -m vaezoo`: the command line."""
+
+from vaezoo.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""The command line: list, describe, sample, reconstruct, evaluate, train, export."""
+
+import contextlib
+import datetime
+import math
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+
+@contextlib.contextmanager
+def _clear_errors():
+    """Show errors of the library as one message, without a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+class _Group(click.Group):
+    def invoke(self, ctx):
+        with _clear_errors():
+            return super().invoke(ctx)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="vaezoo")
+def main():
+    """vaezoo: variational autoencoders with autoregressive decoders.
+
+    NAME is a model of `vaezoo list`, or a folder written by `vaezoo train`.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _positive(default=None):
+    return {"type": click.IntRange(min=1), "default": default, "show_default": True}
+
+
+@main.command("list")
+@click.argument("pattern", default="*")
+@click.option("--dataset", help="Only models of this dataset.")
+@click.option("--trained", is_flag=True, help="Only models whose weights are here.")
+def list_command(pattern, dataset, trained):
+    """List the models whose names match PATTERN, with their measured bounds."""
+    from vaezoo import cards, zoo
+
+    names = zoo.list_models(pattern, dataset=dataset, trained=trained or None)
+    for name in names:
+        entry = zoo.describe(name)
+        bounds = cards.bounds(entry).replace("<br>", ", ")
+        click.echo(f"{name:<32} {entry.status:<12} {bounds}")
+    if not names:
+        click.echo(f"No model matches {pattern!r}. `vaezoo list` shows them all.")
+
+
+@main.command()
+@click.argument("name")
+def describe(name):
+    """Show the card of NAME: architecture, numbers, recipe, weights and notes."""
+    from vaezoo import cards, zoo
+
+    click.echo(cards.card(zoo.describe(name)))
+
+
+def _writable_target(output):
+    """Refuse an output whose folder is not there before anything slow happens."""
+    if not Path(output).parent.is_dir():
+        raise FileNotFoundError(
+            f"The output's folder must be there. Received: {output!r}. Create it first."
+        )
+
+
+@main.command()
+@click.argument("name")
+@click.option("--num", help="Number of images.", **_positive(16))
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--temperature", type=float, default=1.0, show_default=True)
+@click.option("--output", default="samples.png", show_default=True, help="A PNG file.")
+def sample(name, num, seed, temperature, output):
+    """Draw images from NAME into a grid."""
+    _writable_target(output)
+    from vaezoo import plots, zoo
+
+    model = zoo.load(name)
+    click.echo(f"Drawing {num} images from {name} ...", err=True)
+    images = model.sample(num, seed=seed, temperature=temperature)
+    plots.save_png(output, plots.image_grid(images, levels=model.levels))
+    click.echo(f"Wrote {output}")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--num", help="Number of images of the test split.", **_positive(8))
+@click.option("--draws", help="Reconstructions of each image.", **_positive(3))
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--output", default="reconstructions.png", show_default=True, help="A PNG file."
+)
+def reconstruct(name, num, draws, seed, output):
+    """Encode test images with NAME and draw them again: a column of draws each.
+
+    The first row holds the images, the rows below draws of x' ~ p(x | z),
+    z ~ q(z | x), each from noise of its own.
+    """
+    _writable_target(output)
+    import numpy as np
+
+    from vaezoo import datasets, plots, zoo
+
+    entry = zoo.describe(name)
+    model = zoo.load(name)
+    dataset = datasets.load_dataset(entry.dataset, "test", batch_size=num)
+    images = next(iter(dataset)).numpy()[:num]
+    rows = [images]
+    rows += [model.reconstruct(images, seed=seed + draw) for draw in range(draws)]
+    grid = plots.image_grid(
+        np.concatenate(rows), columns=len(images), levels=model.levels
+    )
+    plots.save_png(output, grid)
+    click.echo(f"Wrote {output}: the images above, {draws} draws of each below")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--dataset", help="Another dataset than the entry's.")
+@click.option("--split", help="Another split than the entry's.")
+@click.option("--images", help="Only so many images, the first ones.", **_positive())
+@click.option(
+    "--num-importance-samples",
+    "-k",
+    help="K of the importance-weighted bound; without it, the ELBO only.",
+    **_positive(),
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--batch-size", help="Images at once.", **_positive(32))
+@click.option("--epochs", type=float, help="Epochs trained, for the record.")
+@click.option(
+    "--write",
+    type=click.Path(dir_okay=False, exists=True),
+    help="Add the figures to this entry's YAML file.",
+)
+def evaluate(
+    name,
+    dataset,
+    split,
+    images,
+    num_importance_samples,
+    seed,
+    batch_size,
+    epochs,
+    write,
+):
+    """Measure NAME: ELBO, its terms, active units, and the bound L_K."""
+    from vaezoo import datasets, evaluation, zoo
+
+    entry = zoo.describe(name)
+    model = zoo.load(name)
+    dataset, split = dataset or entry.dataset, split or entry.evaluation.split
+    data = datasets.load_dataset(dataset, split, batch_size=batch_size)
+    count = datasets.info(dataset).splits[split]
+    count = min(count, images or count)
+    click.echo(f"{name} on {count:,} images of {dataset}, split {split}", err=True)
+    results = evaluation.evaluate(
+        model,
+        data,
+        num_importance_samples=num_importance_samples,
+        images=images,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    bounded = num_importance_samples if model.latent_shapes else None
+    click.echo(_table(model, results, bounded))
+    if write:
+        for metric in ("elbo", "kl", "log_likelihood"):
+            if metric not in results or (metric == "elbo" and not model.latent_shapes):
+                continue
+            value, error = results[metric]
+            record = {
+                "metric": metric,
+                "value": round(value, 4),
+                "standard_error": round(error, 4),
+                "num_importance_samples": (
+                    bounded if metric == "log_likelihood" else None
+                ),
+                "split": split,
+                "images": count,
+                "seed": seed,
+                "command": _command(),
+                "commit": _commit(),
+                "date": datetime.date.today(),
+                "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
+                "epochs": epochs,
+            }
+            zoo.append_measured(write, record)
+        click.echo(f"Wrote the figures into {write}")
+
+
+def _table(model, results, num_importance_samples):
+    from vaezoo import inference
+
+    lines = [f"{'':<24}{'nats':>12}{'std. error':>12}{'bits/dim':>12}"]
+    for name, (value, error) in results.items():
+        if name == "bits_per_dim":
+            continue
+        if name.startswith("active_units/"):
+            size = math.prod(model.latent_shapes[name.partition("/")[2]])
+            lines.append(f"{name:<24}{value:>12.0f} of {size}")
+            continue
+        bits = ""
+        if name in ("elbo", "log_likelihood"):
+            bits = f"{inference.bits_per_dim(value, model.num_dims):>12.4f}"
+        if name == "log_likelihood" and num_importance_samples:
+            name = f"log_likelihood (L_{num_importance_samples})"
+        lines.append(f"{name:<24}{value:>12.3f}{error:>12.3f}{bits}")
+    return "\n".join(lines)
+
+
+def _command():
+    arguments = [
+        re.sub(r".*/(?=zoo_configs/)", "", argument) for argument in sys.argv[1:]
+    ]
+    return shlex.join(["vaezoo", *arguments])
+
+
+def _commit():
+    """The checkout's commit, where this is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@main.command()
+@click.argument("name")
+@click.option("--out", required=True, help="Folder of the run.")
+@click.option("--dataset", help="Another dataset than the entry's.")
+@click.option("--epochs", help="Another number than the recipe's.", **_positive())
+@click.option(
+    "--init",
+    type=click.Choice(["none", "zoo"]),
+    default="none",
+    show_default=True,
+    help="From scratch, or from the entry's trained weights.",
+)
+@click.option("--seed", type=int, help="Another seed than the recipe's.")
+@click.option("--strategy", type=click.Choice(["mirrored", "multi_worker"]))
+@click.option("--resume", is_flag=True, help="Continue the run in --out.")
+def train(name, out, dataset, epochs, init, seed, strategy, resume):
+    """Train NAME into a folder that `vaezoo.load` takes."""
+    from vaezoo import training
+
+    training.train(
+        name,
+        out=out,
+        dataset=dataset,
+        epochs=epochs,
+        init=init,
+        seed=seed,
+        strategy=strategy,
+        resume=resume,
+    )
+    click.echo(f"Wrote {out}: vaezoo.load({out!r}) takes it")
+
+
+@main.command()
+@click.argument("name")
+@click.argument("directory")
+@click.option("--version", help="Default: the highest in DIRECTORY + 1.", **_positive())
+@click.option("--num-importance-samples", "-k", **_positive(16))
+@click.option("--max-batch-size", **_positive(1024))
+@click.option("--signatures", help="Comma-separated; default: all.")
+@click.option("--jit", is_flag=True, help="Compile the samplers with XLA.")
+def export(
+    name,
+    directory,
+    version,
+    num_importance_samples,
+    max_batch_size,
+    signatures,
+    jit,
+):
+    """Write NAME as a SavedModel, DIRECTORY/VERSION, that TF Serving serves."""
+    from vaezoo import saved_model, zoo
+
+    model = zoo.load(name)
+    if version is None:
+        folder = Path(directory)
+        there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        version = max((int(n) for n in there if n.isdigit()), default=0) + 1
+    path = saved_model.export(
+        model,
+        Path(directory) / str(version),
+        num_importance_samples=num_importance_samples,
+        max_batch_size=max_batch_size,
+        signatures=signatures.split(",") if signatures else None,
+        jit=jit,
+    )
+    click.echo(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Bounds with standard errors, KL by latent, active units."""
+
+import math
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from vaezoo import inference, sampling
+
+_ACTIVE_VARIANCE = 0.01  # of the posterior's mean over the data (Burda et al., 2016)
+
+
+def evaluate(
+    model,
+    dataset,
+    *,
+    num_importance_samples=None,
+    images=None,
+    seed=0,
+    batch_size=32,
+    verbose="auto",
+):
+    """Measure a model on a dataset.
+
+    Cost: one pass of encoder and decoder an image for the ELBO, and K of the decoder
+    for the importance-weighted bound; the time it will take is printed beforehand.
+
+    Args:
+        model: a `vaezoo.models.vae.VAE`.
+        dataset: a `tf.data.Dataset` of batches, or an array, of uint8 images
+            `[..., height, width, channels]`.
+        num_importance_samples: int, K of the bound `L_K`; `None` for the ELBO only.
+        images: int. Number of images, from the first; `None` for all.
+        seed: int. Image `i` is scored with `row_seeds(seed, n)[i]`.
+        batch_size: int. Images scored at once.
+        verbose: `"auto"` (progress on a terminal), 0 or 1.
+
+    Returns:
+        dict of name to `(value, standard error)` over images, nats: `elbo`,
+        `reconstruction`, `kl`, `kl/<latent>`, `log_likelihood` where K is given or the
+        model has no latents, `bits_per_dim` of the best of these, and
+        `active_units/<latent>`, whose standard error is nan.
+
+    Raises:
+        ValueError: if a count is not positive or there is no image.
+    """
+    for name, value in (("images", images), ("batch_size", batch_size)):
+        _check_count(name, value)
+    _check_count("num_importance_samples", num_importance_samples)
+    data = _collect(dataset, images)
+    seeds = sampling.row_seeds(seed, len(data))
+    if not model.latent_shapes:
+        num_importance_samples = num_importance_samples or 1
+    show = verbose == 1 or (verbose == "auto" and sys.stderr.isatty())
+    rows = {}
+    start = None
+    for first in range(0, len(data), batch_size):
+        batch = data[first : first + batch_size]
+        part = _score(
+            model, batch, seeds[first : first + batch_size], num_importance_samples
+        )
+        for name, values in part.items():
+            rows.setdefault(name, []).append(values)
+        now = time.perf_counter()
+        if start is None:  # the first batch compiles: it is not timed
+            start = now
+        elif show:
+            done = first + len(batch)
+            rate = (now - start) / (done - batch_size)
+            _show(rows, done, len(data), rate * (len(data) - done))
+    if show:
+        print(file=sys.stderr)
+    return _summary(model, {k: np.concatenate(v) for k, v in rows.items()})
+
+
+def _check_count(name, value):
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise ValueError(
+            f"`{name}` must be a positive integer or None. Received: {name}={value!r}."
+        )
+
+
+def _collect(dataset, limit):
+    if isinstance(dataset, tf.data.Dataset):
+        parts, count = [], 0
+        for batch in dataset:
+            batch = batch["image"] if isinstance(batch, dict) else batch
+            batch = batch[0] if isinstance(batch, tuple) else batch
+            parts.append(batch.numpy())
+            count += len(parts[-1])
+            if limit is not None and count >= limit:
+                break
+        data = np.concatenate(parts) if parts else np.zeros([0])
+    else:
+        data = np.asarray(dataset)
+    if len(data) == 0:
+        raise ValueError("A model is evaluated on at least one image. Received: none.")
+    return data[:limit]
+
+
+def _score(model, batch, seeds, num_importance_samples):
+    part = dict(model.elbo_terms(batch, seed=seeds))
+    if num_importance_samples is not None:
+        part["log_likelihood"] = model.log_likelihood(
+            batch, num_importance_samples=num_importance_samples, seed=seeds
+        )
+    if model.latent_shapes:
+        means = model.encode(batch, seed=seeds, mode="mean")
+        part |= {f"mean/{name}": value for name, value in means.items()}
+    return {name: np.asarray(value, np.float64) for name, value in part.items()}
+
+
+def _show(rows, done, total, seconds_left):
+    name = "log_likelihood" if "log_likelihood" in rows else "elbo"
+    value, error = _mean(np.concatenate(rows[name]))
+    text = f"\r{done}/{total} {name} {value:.3f} +- {error:.3f}"
+    print(f"{text}, {seconds_left:.0f} s left ", end="", file=sys.stderr, flush=True)
+
+
+def _mean(values):
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return float(values.mean()), float(error)
+
+
+def _summary(model, rows):
+    means = {k: rows.pop(k) for k in list(rows) if k.startswith("mean/")}
+    results = {name: _mean(values) for name, values in rows.items()}
+    value, error = results.get("log_likelihood", results["elbo"])
+    results["bits_per_dim"] = (
+        inference.bits_per_dim(value, model.num_dims),
+        -inference.bits_per_dim(error, model.num_dims),
+    )
+    for name, values in means.items():
+        units = values.reshape(len(values), -1)
+        active = int(np.sum(units.var(axis=0) > _ACTIVE_VARIANCE))
+        results[name.replace("mean/", "active_units/")] = (float(active), math.nan)
+    return results

@@ -1,0 +1,360 @@
+"""Exporting a model as a SavedModel that needs TensorFlow and nothing else."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+import tensorflow as tf
+
+import vaezoo
+from vaezoo import inference, zoo
+
+EXTRA_FOLDER = "assets.extra"  # where TF Serving looks for what is not TensorFlow's
+MANIFEST_FILE = "manifest.json"
+WARMUP_FILE = "tf_serving_warmup_requests"
+
+_NUM_ROUNDS = 10  # of `complete`
+_ROWS_PER_PASS = 128  # decoder rows (images x importance samples) scored at once
+
+
+def export(
+    model,
+    directory,
+    *,
+    num_importance_samples=16,
+    max_batch_size=1024,
+    signatures=None,
+    jit=False,
+):
+    """Write a model as one version folder of a SavedModel.
+
+    Every input and output has the batch as its first axis, so TF Serving can batch:
+
+    | signature | inputs | outputs |
+    |---|---|---|
+    | `sample`, `serving_default` | `seed`, `temperature` | `images` |
+    | `log_likelihood` | `images`, `seed` | `log_likelihood`, `bits_per_dim` |
+    | `encode` | `images`, `seed` | one a latent |
+    | `decode` | one a latent, `seed` | `images` |
+    | `reconstruct` | `images`, `seed` | `images` |
+    | `complete` | `images`, `mask`, `seed` | `images` |
+
+    `images` are uint8 `[batch, height, width, channels]`, `mask` uint8 `[batch,
+    height, width, 1]` (1 = fill in), `seed` int64 `[batch]`, `temperature` float32
+    `[batch]`, latents float32 `[batch, ...]`, and the two likelihoods float32
+    `[batch]`: nats an image, and bits a dimension. Row `i` depends on the inputs'
+    rows `i` alone; with seeds of `vaezoo.row_seeds(s, n)` the images are those of
+    `model.sample(n, seed=s, jit=False)`. `encode` draws from the posterior, and
+    `complete` makes 10 rounds. A model without latents has `sample`,
+    `log_likelihood` (exact) and `complete`.
+
+    A request that breaks a rule (values out of range, a temperature that is not
+    positive and finite, too many rows) fails with a message that names the rule; 0
+    rows give 0 rows. The folder `assets.extra` holds `manifest.json`, the zoo entry
+    if the model has one, and TF Serving's warm-up requests if the `serving` extra is
+    installed. The folder appears when it is complete, under its final name.
+
+    Args:
+        model: a `vaezoo.models.vae.VAE`.
+        directory: the version folder to write, as "served/my_model/1": TF Serving
+            wants a number. Folders above it are made.
+        num_importance_samples: int. K of the bound that `log_likelihood` gives.
+        max_batch_size: int. Largest number of rows of a request.
+        signatures: list of names, or `None` for all.
+        jit: bool. Compile the scans over pixels with XLA, once for each batch size
+            that is asked for. On a CPU, TF Serving then needs
+            `--xla_cpu_compilation_enabled`.
+
+    Returns:
+        The folder, a `pathlib.Path`.
+
+    Raises:
+        ValueError: if a signature is unknown or a number is not positive.
+        FileExistsError: if `directory` is there already; it is left as it is.
+        OSError: if the folder cannot be written.
+    """
+    _check_positive("num_importance_samples", num_importance_samples)
+    _check_positive("max_batch_size", max_batch_size)
+    functions = _signature_functions(model, num_importance_samples, jit)
+    names = _selected(signatures, functions)
+    with _version_folder(directory) as (folder, final):
+        exported = tf.Module()
+        exported.variables_ = [variable.value for variable in model.weights]
+        concrete = {
+            name: _traced(model, name, *functions[name], max_batch_size)
+            for name in names
+        }
+        served = dict(concrete)
+        if "sample" in served:
+            served["serving_default"] = served["sample"]
+        tf.saved_model.save(
+            exported,
+            str(folder),
+            signatures=served,
+        )
+        extra = folder / EXTRA_FOLDER
+        extra.mkdir()
+        entry = getattr(model, "zoo_entry", None)
+        if entry is not None:
+            zoo.write_entry(entry, extra / zoo.ENTRY_FILE)
+        manifest = {
+            "vaezoo": vaezoo.__version__,
+            "tensorflow": tf.__version__,
+            "zoo_entry": None if entry is None else entry.name,
+            "model": {"class": type(model).__name__, "arguments": model.get_config()},
+            "image_shape": model.image_shape,
+            "levels": model.levels,
+            "num_importance_samples": (
+                num_importance_samples if model.latent_shapes else None
+            ),
+            "num_rounds": _NUM_ROUNDS if model.latent_shapes else None,
+            "max_batch_size": max_batch_size,
+            "jit": jit,
+            "signatures": {name: _described(f) for name, f in concrete.items()},
+        }
+        text = json.dumps(manifest, indent=2) + "\n"
+        (extra / MANIFEST_FILE).write_text(text, encoding="utf-8")
+        _write_warmup_requests(model, extra / WARMUP_FILE, names, final.parent.name)
+    return final
+
+
+def _signature_functions(model, num_importance_samples, jit):
+    """Name of a signature -> (input specs, function of such inputs to outputs)."""
+    seed = {"seed": tf.TensorSpec([None], tf.int64)}
+    images = {"images": tf.TensorSpec([None, *model.image_shape], tf.uint8)}
+    size = model.image_shape[:2]
+    mask = {"mask": tf.TensorSpec([None, *size, 1], tf.uint8)}
+    latents = {
+        name: tf.TensorSpec([None, *shape], tf.float32)
+        for name, shape in model.latent_shapes.items()
+    }
+
+    def sample(seed, temperature):
+        return {"images": model._sample(seed, temperature, jit=jit)}
+
+    def complete(images, mask, seed):
+        filled = model._complete(images, mask, seed, num_rounds=_NUM_ROUNDS, jit=jit)
+        return {"images": filled}
+
+    def reconstruct(images, seed):
+        return {"images": model._reconstruct(images, seed, jit=jit)}
+
+    def decode(seed, **values):
+        return {"images": model._decode(values, seed, jit=jit)}
+
+    def encode(images, seed):
+        return model._encode(images, seed)
+
+    def log_likelihood(images, seed):
+        nats = _scored(model, images, seed, num_importance_samples)
+        bits = inference.bits_per_dim(nats, model.num_dims)
+        return {"log_likelihood": nats, "bits_per_dim": bits}
+
+    temperature = {"temperature": tf.TensorSpec([None], tf.float32)}
+    functions = {
+        "sample": (seed | temperature, sample),
+        "log_likelihood": (images | seed, log_likelihood),
+        "encode": (images | seed, encode),
+        "decode": (latents | seed, decode),
+        "reconstruct": (images | seed, reconstruct),
+        "complete": (images | mask | seed, complete),
+    }
+    if not latents:
+        for name in ("encode", "decode", "reconstruct"):
+            del functions[name]
+    return functions
+
+
+def _scored(model, images, seeds, num_importance_samples):
+    """`model._log_likelihood` in blocks of rows, so that memory is bounded."""
+    chunk = min(num_importance_samples, _ROWS_PER_PASS) if model.latent_shapes else 1
+    block = _ROWS_PER_PASS // chunk
+
+    def score_block(start, nats):
+        rows = slice(start, start + block)
+        part = model._log_likelihood(
+            images[rows],
+            seeds[rows],
+            num_importance_samples=num_importance_samples,
+            chunk=chunk,
+        )
+        return start + block, tf.concat([nats, part], 0)
+
+    return tf.while_loop(
+        lambda start, _: start < tf.shape(seeds)[0],
+        score_block,
+        (tf.constant(0), tf.zeros([0])),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None])),
+        parallel_iterations=1,
+    )[1]
+
+
+def _traced(model, name, specs, function, max_batch_size):
+    """A signature as a concrete function whose inputs are checked first."""
+
+    def checked(**inputs):
+        # Wired by hand: sessions run only what the outputs depend on.
+        with tf.control_dependencies(_assertions(model, inputs, max_batch_size)):
+            inputs = {key: tf.identity(value) for key, value in inputs.items()}
+        return function(**inputs)
+
+    checked.__name__ = name
+    specs = {
+        key: tf.TensorSpec(spec.shape, spec.dtype, name=key)
+        for key, spec in specs.items()
+    }
+    return tf.function(checked).get_concrete_function(**specs)
+
+
+def _assertions(model, inputs, max_batch_size):
+    """Assert operations of the rules that dtype and shape do not express."""
+    rows = [tf.shape(value)[0] for value in inputs.values()]
+
+    def rule(holds, message, received):
+        return tf.debugging.Assert(holds, [message, "Received:", received], summarize=8)
+
+    assertions = [
+        rule(
+            tf.reduce_all(tf.equal(rows, rows[0])),
+            f"{', '.join(inputs)} must have the same number of rows.",
+            tf.stack(rows),
+        ),
+        rule(
+            rows[0] <= max_batch_size,
+            f"A request must have at most max_batch_size={max_batch_size} rows. Send "
+            "several, or export with a larger max_batch_size.",
+            rows[0],
+        ),
+    ]
+    for name, value in inputs.items():
+        levels = {"images": model.levels, "mask": 2}.get(name)
+        if levels is not None and levels < 256:
+            assertions.append(
+                rule(
+                    tf.reduce_all(value < levels),
+                    f"`{name}` must have values in 0..{levels - 1}.",
+                    tf.reduce_max(value),
+                )
+            )
+        elif name == "temperature":
+            assertions.append(
+                rule(
+                    tf.reduce_all((value > 0) & tf.math.is_finite(value)),
+                    "`temperature` must be positive and finite; 1 is the model.",
+                    value,
+                )
+            )
+        elif value.dtype.is_floating:
+            assertions.append(
+                rule(
+                    tf.reduce_all(tf.math.is_finite(value)),
+                    f"`{name}` must be finite.",
+                    value,
+                )
+            )
+    return assertions
+
+
+def _described(function):
+    """Inputs and outputs of a signature, for the manifest."""
+
+    def described(specs):
+        return {
+            name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()}
+            for name, spec in specs.items()
+        }
+
+    return {
+        "inputs": described(function.structured_input_signature[1]),
+        "outputs": described(function.structured_outputs),
+    }
+
+
+def _write_warmup_requests(model, path, names, model_name):
+    """A request of one row for each signature, if the `serving` extra is there."""
+    try:
+        from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+    except ImportError:
+        warnings.warn(
+            "The export has no TF Serving warm-up requests: they need the 'serving' "
+            "extra, `pip install 'vaezoo[serving]'`. It serves without them; the "
+            "first request of each signature is slower.",
+            stacklevel=5,
+        )
+        return
+    functions = _signature_functions(model, 1, jit=False)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for name in names:
+            specs, _ = functions[name]
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = model_name
+            request.model_spec.signature_name = name
+            for key, spec in specs.items():
+                fill = tf.ones if key == "temperature" else tf.zeros
+                value = fill([1, *spec.shape[1:]], spec.dtype)
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+            log = prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=request)
+            )
+            writer.write(log.SerializeToString())
+
+
+@contextlib.contextmanager
+def _version_folder(directory):
+    """A temporary folder beside `directory`, renamed to it at the end, and its path.
+
+    On an error or an interruption it is removed, and `directory` stays as it was.
+    """
+    final = Path(os.path.abspath(directory))
+    if final.exists():
+        raise FileExistsError(
+            "An export must be written to a new version folder. Received: "
+            f"{str(final)!r}, which is there already and stays as it is. Choose "
+            "another number."
+        )
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    except OSError as error:
+        raise OSError(
+            "An export must be written into a folder that can be written. Received: "
+            f"{str(final)!r} ({error}). Choose another folder."
+        ) from error
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o777 & ~umask)
+        yield temporary, final
+        if final.exists():
+            raise FileExistsError(
+                f"The version folder {str(final)!r} was made by another process "
+                "meanwhile; it stays as it is. Choose another number."
+            )
+        os.rename(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _selected(signatures, functions):
+    """The names of the signatures to write, in the table's order."""
+    if signatures is None:
+        return list(functions)
+    wanted = [signatures] if isinstance(signatures, str) else list(signatures)
+    if not wanted or not set(wanted) <= set(functions):
+        raise ValueError(
+            f"`signatures` must be some of {list(functions)}. Received: "
+            f"signatures={signatures!r}."
+        )
+    return [name for name in functions if name in wanted]
+
+
+def _check_positive(name, value):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={value!r}."
+        )
