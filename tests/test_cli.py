@@ -1,10 +1,15 @@
 """The command line."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 
+import tiny
+import vaezoo
 from vaezoo import cli, plots, weights, zoo
 
 
@@ -41,6 +46,15 @@ def run_folder(tmp_path_factory):
     return folder
 
 
+def test_version_and_module():
+    assert vaezoo.__version__ in run("--version").output
+    process = subprocess.run(
+        [sys.executable, "-m", "vaezoo", "list"], capture_output=True, text=True
+    )
+    assert process.returncode == 0 and "pixelvae_digits" in process.stdout
+    assert process.stderr == ""  # and TensorFlow does not chatter
+
+
 def test_list_and_describe():
     result = run("list", "pixelvae_*")
     assert result.exit_code == 0
@@ -71,9 +85,30 @@ def test_reconstruct_and_evaluate(run_folder, tmp_path):
     result = run("evaluate", run_folder, *arguments)
     assert result.exit_code == 0, result.output
     assert "log_likelihood (L_4)" in result.output
+    assert "About " in result.output and "for 20 images" in result.output
     measured = {m.metric: m for m in zoo.entry_from_file(record).measured}
     assert measured["log_likelihood"].num_importance_samples == 4
     assert measured["elbo"].images == 20 and measured["elbo"].epochs == 1
+
+
+def test_figures_of_other_weights_are_refused_before_they_are_measured(
+    run_folder, tmp_path
+):
+    record = tmp_path / "entry.yaml"
+    text = (run_folder / "entry.yaml").read_text()
+    digest = zoo.describe(run_folder).weights.sha256
+    record.write_text(text.replace(digest, "f" * 64))
+    result = run("evaluate", run_folder, "--images", 1, "--write", record)
+    assert result.exit_code == 1 and "other weights" in result.output
+    assert "About " not in result.output
+
+
+def test_one_image_has_no_standard_error(run_folder, tmp_path):
+    record = tmp_path / "entry.yaml"
+    record.write_text((run_folder / "entry.yaml").read_text())
+    result = run("evaluate", run_folder, "--images", 1, "--write", record)
+    assert result.exit_code == 0, result.output
+    assert zoo.entry_from_file(record).measured[0].standard_error is None
 
 
 def test_export_numbers_the_versions(run_folder, tmp_path):
@@ -92,6 +127,7 @@ def test_export_numbers_the_versions(run_folder, tmp_path):
         (("sample", "vae_mnist_static"), "weights=None"),
         (("sample", "pixelvae_digits", "--num", "0"), "x>=1"),
         (("sample", "pixelvae_digits", "--output", "no/x.png"), "folder"),
+        (("sample", "pixelvae_digits", "--output", "/"), "can be written"),
         (("train", "pixelvae_digits", "--out", "/proc/run"), "can be written"),
         (("evaluate", "pixelvae_digits", "-k", "-1"), "x>=1"),
     ],
@@ -107,6 +143,14 @@ def test_errors_are_one_message_without_a_traceback(arguments, message):
 def test_bad_temperature(run_folder, temperature):
     result = run("sample", run_folder, "--temperature", temperature)
     assert result.exit_code == 1 and "`temperature` must be" in result.output
+
+
+def test_reconstruction_needs_latents(monkeypatch, tmp_path):
+    model = tiny.build("pixelcnn", initialized=False)
+    monkeypatch.setattr(zoo, "load", lambda name: model)
+    output = tmp_path / "x.png"
+    result = run("reconstruct", "gated_pixelcnn_mnist_static", "--output", output)
+    assert result.exit_code == 1 and "must have latents" in result.output
 
 
 def test_image_grid():

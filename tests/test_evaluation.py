@@ -53,14 +53,21 @@ def test_exact_likelihood_without_latents():
     assert "active_units/z" not in results
 
 
-def test_progress_names_the_estimate_and_the_time_left(model, capsys):
-    evaluation.evaluate(model, tiny.images_for(model, 20), batch_size=8, verbose=1)
+@pytest.mark.parametrize(
+    ("verbose", "announces", "progresses"),
+    [(0, False, False), (1, True, True), (2, True, False), ("auto", False, False)],
+)
+def test_time_and_estimate_are_shown(model, capsys, verbose, announces, progresses):
+    images = tiny.images_for(model, 20)
+    evaluation.evaluate(model, images, batch_size=8, verbose=verbose)
     shown = capsys.readouterr().err
-    assert "20/20 elbo" in shown and "+-" in shown and "s left" in shown
+    assert ("for 20 images, measured on 8" in shown) == announces
+    progress = "20/20 elbo" in shown and "+-" in shown and "0 s left" in shown
+    assert progress == progresses
 
 
 @pytest.mark.parametrize("name", ["images", "batch_size", "num_importance_samples"])
-@pytest.mark.parametrize("value", [0, -1, 1.5])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
 def test_bad_counts(model, name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be a positive integer"):
         evaluation.evaluate(model, tiny.images_for(model, 2), **{name: value})

@@ -291,7 +291,13 @@ def answers(model, signatures, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("script", [FRESH, SESSION], ids=["fresh", "session"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(FRESH, id="fresh"),
+        pytest.param(SESSION, id="session", marks=pytest.mark.slow),
+    ],
+)
 def test_loads_with_tensorflow_alone(folder, answers, tmp_path, script):
     copy = shutil.copytree(folder, tmp_path / "elsewhere" / "7")
     run_alone(script, copy, answers)

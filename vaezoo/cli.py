@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import math
 import os
 import platform
@@ -9,9 +10,12 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import click
+
+import vaezoo
 
 
 @contextlib.contextmanager
@@ -20,17 +24,25 @@ def _clear_errors():
     try:
         yield
     except (ValueError, OSError, FloatingPointError) as error:
-        raise click.ClickException(str(error)) from error
+        if getattr(error, "errno", None) == errno.EPIPE:
+            raise  # the reader of a pipe has left, which click handles
+        notes = getattr(error, "__notes__", [])
+        raise click.ClickException("\n".join([str(error), *notes])) from error
+
+
+def _show_warning(message, *_, **__):
+    click.echo(f"Warning: {message}", err=True)
 
 
 class _Group(click.Group):
     def invoke(self, ctx):
-        with _clear_errors():
+        with warnings.catch_warnings(), _clear_errors():
+            warnings.showwarning = _show_warning
             return super().invoke(ctx)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="vaezoo")
+@click.version_option(vaezoo.__version__)
 def main():
     """vaezoo: variational autoencoders with autoregressive decoders.
 
@@ -70,11 +82,25 @@ def describe(name):
 
 
 def _writable_target(output):
-    """Refuse an output whose folder is not there before anything slow happens."""
-    if not Path(output).parent.is_dir():
+    """Refuse an output that cannot be written before anything slow happens."""
+    path = Path(output)
+    if not path.parent.is_dir():
         raise FileNotFoundError(
             f"The output's folder must be there. Received: {output!r}. Create it first."
         )
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise PermissionError(
+            f"The output must be a file that can be written. Received: {output!r}. "
+            "Give another file, or a folder that you may write to."
+        )
+
+
+def _dataset_options(dataset, model):
+    """What an image folder has to be read as, for the model."""
+    if not dataset.startswith("image_folder:"):
+        return {}
+    *size, channels = model.image_shape
+    return {"size": size, "channels": channels, "levels": model.levels}
 
 
 @main.command()
@@ -97,14 +123,14 @@ def sample(name, num, seed, temperature, output):
 
 @main.command()
 @click.argument("name")
-@click.option("--num", help="Number of images of the test split.", **_positive(8))
+@click.option("--num", help="Number of images, the split's first.", **_positive(8))
 @click.option("--draws", help="Reconstructions of each image.", **_positive(3))
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--output", default="reconstructions.png", show_default=True, help="A PNG file."
 )
 def reconstruct(name, num, draws, seed, output):
-    """Encode test images with NAME and draw them again: a column of draws each.
+    """Encode images of NAME's evaluation split and draw them again.
 
     The first row holds the images, the rows below draws of x' ~ p(x | z),
     z ~ q(z | x), each from noise of its own.
@@ -116,8 +142,16 @@ def reconstruct(name, num, draws, seed, output):
 
     entry = zoo.describe(name)
     model = zoo.load(name)
-    dataset = datasets.load_dataset(entry.dataset, "test", batch_size=num)
-    images = next(iter(dataset)).numpy()[:num]
+    if not model.latent_shapes:
+        raise ValueError(
+            f"A model must have latents to reconstruct images. Received: {name!r}, "
+            "which has none. Draw from it: `vaezoo sample`."
+        )
+    options = _dataset_options(entry.dataset, model)
+    dataset = datasets.load_dataset(
+        entry.dataset, entry.evaluation.split, batch_size=num, **options
+    )
+    images = next(iter(dataset)).numpy()
     rows = [images]
     rows += [model.reconstruct(images, seed=seed + draw) for draw in range(draws)]
     grid = plots.image_grid(
@@ -162,9 +196,12 @@ def evaluate(
 
     entry = zoo.describe(name)
     model = zoo.load(name)
+    if write:
+        _check_same_weights(entry, zoo.entry_from_file(write), write)
     dataset, split = dataset or entry.dataset, split or entry.evaluation.split
-    data = datasets.load_dataset(dataset, split, batch_size=batch_size)
-    count = datasets.info(dataset).splits[split]
+    options = _dataset_options(dataset, model)
+    data = datasets.load_dataset(dataset, split, batch_size=batch_size, **options)
+    count = datasets.info(dataset, **options).splits[split]
     count = min(count, images or count)
     click.echo(f"{name} on {count:,} images of {dataset}, split {split}", err=True)
     results = evaluation.evaluate(
@@ -174,6 +211,7 @@ def evaluate(
         images=images,
         seed=seed,
         batch_size=batch_size,
+        verbose=1 if sys.stderr.isatty() else 2,
     )
     bounded = num_importance_samples if model.latent_shapes else None
     click.echo(_table(model, results, bounded))
@@ -185,7 +223,7 @@ def evaluate(
             record = {
                 "metric": metric,
                 "value": round(value, 4),
-                "standard_error": round(error, 4),
+                "standard_error": None if math.isnan(error) else round(error, 4),
                 "num_importance_samples": (
                     bounded if metric == "log_likelihood" else None
                 ),
@@ -195,11 +233,32 @@ def evaluate(
                 "command": _command(),
                 "commit": _commit(),
                 "date": datetime.date.today(),
-                "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
+                "hardware": _hardware(),
                 "epochs": epochs,
             }
             zoo.append_measured(write, record)
         click.echo(f"Wrote the figures into {write}")
+
+
+def _check_same_weights(entry, other, path):
+    """Refuse to write figures of one file of weights beside another."""
+    if (entry.name, entry.weights) != (other.name, other.weights):
+        raise ValueError(
+            f"Figures must be written to the entry that was measured. Received: "
+            f"{path!r}, of {other.name!r} with other weights or another name than "
+            f"{entry.name!r}. Give the file that `vaezoo describe` reads."
+        )
+
+
+def _hardware():
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        for gpu in gpus
+    ]
+    return ", ".join([f"{os.cpu_count()} CPU cores ({platform.machine()})", *names])
 
 
 def _table(model, results, num_importance_samples):
@@ -230,12 +289,20 @@ def _command():
 
 
 def _commit():
-    """The checkout's commit, where this is one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
+    """The checkout's commit, or `None` where the package does not run from one."""
+    here = Path(__file__)
+
+    def git(*arguments):
         return subprocess.run(
-            command, check=True, capture_output=True, text=True
+            ["git", "-C", str(here.parent), *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # not of a repository around it
+        return git("rev-parse", "--short", "HEAD")
     except (OSError, subprocess.CalledProcessError):
         return None
 

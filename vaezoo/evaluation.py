@@ -10,6 +10,7 @@ import tensorflow as tf
 from vaezoo import inference, sampling
 
 _ACTIVE_VARIANCE = 0.01  # of the posterior's mean over the data (Burda et al., 2016)
+_ROWS_TIMED = 128  # decoder rows (images x importance samples) to guess the time from
 
 
 def evaluate(
@@ -25,7 +26,8 @@ def evaluate(
     """Measure a model on a dataset.
 
     Cost: one pass of encoder and decoder an image for the ELBO, and K of the decoder
-    for the importance-weighted bound; the time it will take is printed beforehand.
+    for the importance-weighted bound. The time that it will take is measured on a few
+    images and printed beforehand.
 
     Args:
         model: a `vaezoo.models.vae.VAE`.
@@ -35,7 +37,9 @@ def evaluate(
         images: int. Number of images, from the first; `None` for all.
         seed: int. Image `i` is scored with `row_seeds(seed, n)[i]`.
         batch_size: int. Images scored at once.
-        verbose: `"auto"` (progress on a terminal), 0 or 1.
+        verbose: 0 for silence; 1 for the expected time and a line of progress, with
+            the running bound and its standard error; 2 for the expected time only;
+            `"auto"` for 1 on a terminal and 0 elsewhere. All on the error stream.
 
     Returns:
         dict of name to `(value, standard error)` over images, nats: `elbo`,
@@ -53,30 +57,29 @@ def evaluate(
     seeds = sampling.row_seeds(seed, len(data))
     if not model.latent_shapes:
         num_importance_samples = num_importance_samples or 1
-    show = verbose == 1 or (verbose == "auto" and sys.stderr.isatty())
+    if verbose == "auto":
+        verbose = 1 if sys.stderr.isatty() else 0
+    if verbose:
+        _announce(model, data, seeds, num_importance_samples, batch_size)
     rows = {}
-    start = None
+    start = time.perf_counter()
     for first in range(0, len(data), batch_size):
-        batch = data[first : first + batch_size]
-        part = _score(
-            model, batch, seeds[first : first + batch_size], num_importance_samples
-        )
+        batch = slice(first, first + batch_size)
+        part = _score(model, data[batch], seeds[batch], num_importance_samples)
         for name, values in part.items():
             rows.setdefault(name, []).append(values)
-        now = time.perf_counter()
-        if start is None:  # the first batch compiles: it is not timed
-            start = now
-        elif show:
-            done = first + len(batch)
-            rate = (now - start) / (done - batch_size)
-            _show(rows, done, len(data), rate * (len(data) - done))
-    if show:
+        if verbose == 1:
+            done = min(first + batch_size, len(data))
+            _show(rows, done, len(data), time.perf_counter() - start)
+    if verbose == 1:
         print(file=sys.stderr)
     return _summary(model, {k: np.concatenate(v) for k, v in rows.items()})
 
 
 def _check_count(name, value):
-    if value is not None and (not isinstance(value, int) or value < 1):
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(
             f"`{name}` must be a positive integer or None. Received: {name}={value!r}."
         )
@@ -112,11 +115,35 @@ def _score(model, batch, seeds, num_importance_samples):
     return {name: np.asarray(value, np.float64) for name, value in part.items()}
 
 
-def _show(rows, done, total, seconds_left):
+def _announce(model, data, seeds, num_importance_samples, batch_size):
+    """Print how long it will take, from the second run over a few images."""
+    few = slice(
+        0, max(1, min(batch_size, _ROWS_TIMED // (num_importance_samples or 1)))
+    )
+    _score(model, data[few], seeds[few], num_importance_samples)  # compiles
+    start = time.perf_counter()
+    _score(model, data[few], seeds[few], num_importance_samples)
+    seconds = (time.perf_counter() - start) * len(data) / len(data[few])
+    print(
+        f"About {_duration(seconds)} for {len(data):,} images, "
+        f"measured on {len(data[few])}",
+        file=sys.stderr,
+    )
+
+
+def _duration(seconds):
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{math.ceil(seconds)} s"
+
+
+def _show(rows, done, total, seconds):
     name = "log_likelihood" if "log_likelihood" in rows else "elbo"
     value, error = _mean(np.concatenate(rows[name]))
-    text = f"\r{done}/{total} {name} {value:.3f} +- {error:.3f}"
-    print(f"{text}, {seconds_left:.0f} s left ", end="", file=sys.stderr, flush=True)
+    left = _duration(seconds * (total - done) / done)
+    text = f"{done:,}/{total:,} {name} {value:.3f} +- {error:.3f}, {left} left"
+    print(f"\r{text:<72}", end="", file=sys.stderr, flush=True)
 
 
 def _mean(values):

@@ -283,7 +283,7 @@ def _write_warmup_requests(model, path, names, model_name):
             "The export has no TF Serving warm-up requests: they need the 'serving' "
             "extra, `pip install 'vaezoo[serving]'`. It serves without them; the "
             "first request of each signature is slower.",
-            stacklevel=5,
+            stacklevel=3,
         )
         return
     functions = _signature_functions(model, 1, jit=False)
