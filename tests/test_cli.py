@@ -1,5 +1,6 @@
 """The command line."""
 
+import os
 import subprocess
 import sys
 
@@ -46,13 +47,23 @@ def run_folder(tmp_path_factory):
     return folder
 
 
-def test_version_and_module():
+def test_version():
     assert vaezoo.__version__ in run("--version").output
+
+
+def test_process_says_its_own_words_only(run_folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    arguments = ["sample", str(run_folder), "--num", "1", "--output", "x.png"]
     process = subprocess.run(
-        [sys.executable, "-m", "vaezoo", "list"], capture_output=True, text=True
+        [sys.executable, "-m", "vaezoo", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    assert process.returncode == 0 and "pixelvae_digits" in process.stdout
-    assert process.stderr == ""  # and TensorFlow does not chatter
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == "Wrote x.png\n"
+    assert process.stderr == f"Drawing 1 images from {run_folder} ...\n"
 
 
 def test_list_and_describe():

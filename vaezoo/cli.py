@@ -48,7 +48,23 @@ def main():
 
     NAME is a model of `vaezoo list`, or a folder written by `vaezoo train`.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _import_tensorflow():
+    """Import TensorFlow without its messages, unless the user has set their level."""
+    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # Some are written before TensorFlow reads the level.
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _positive(default=None):
@@ -112,7 +128,11 @@ def _dataset_options(dataset, model):
 def sample(name, num, seed, temperature, output):
     """Draw images from NAME into a grid."""
     _writable_target(output)
-    from vaezoo import plots, zoo
+    from vaezoo import zoo
+
+    zoo.describe(name)
+    _import_tensorflow()
+    from vaezoo import plots
 
     model = zoo.load(name)
     click.echo(f"Drawing {num} images from {name} ...", err=True)
@@ -136,11 +156,14 @@ def reconstruct(name, num, draws, seed, output):
     z ~ q(z | x), each from noise of its own.
     """
     _writable_target(output)
-    import numpy as np
-
-    from vaezoo import datasets, plots, zoo
+    from vaezoo import zoo
 
     entry = zoo.describe(name)
+    _import_tensorflow()
+    import numpy as np
+
+    from vaezoo import datasets, plots
+
     model = zoo.load(name)
     if not model.latent_shapes:
         raise ValueError(
@@ -192,9 +215,12 @@ def evaluate(
     write,
 ):
     """Measure NAME: ELBO, its terms, active units, and the bound L_K."""
-    from vaezoo import datasets, evaluation, zoo
+    from vaezoo import zoo
 
     entry = zoo.describe(name)
+    _import_tensorflow()
+    from vaezoo import datasets, evaluation
+
     model = zoo.load(name)
     if write:
         _check_same_weights(entry, zoo.entry_from_file(write), write)
@@ -324,6 +350,10 @@ def _commit():
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
 def train(name, out, dataset, epochs, init, seed, strategy, resume):
     """Train NAME into a folder that `vaezoo.load` takes."""
+    from vaezoo import zoo
+
+    zoo.describe(name)
+    _import_tensorflow()
     from vaezoo import training
 
     training.train(
@@ -357,7 +387,11 @@ def export(
     jit,
 ):
     """Write NAME as a SavedModel, DIRECTORY/VERSION, that TF Serving serves."""
-    from vaezoo import saved_model, zoo
+    from vaezoo import zoo
+
+    zoo.describe(name)
+    _import_tensorflow()
+    from vaezoo import saved_model
 
     model = zoo.load(name)
     if version is None:
