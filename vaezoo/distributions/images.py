@@ -217,7 +217,9 @@ class IndependentImage(_Image):
             values = self._head.draw(
                 params, flat, values=values, step=step, temperature=temperature
             )
-        values = tf.reshape(values, tf.concat([shape[:3], [-1]], 0))
+        values = tf.reshape(
+            values, tf.concat([shape[:3], [self._head.num_channels]], 0)
+        )
         if known is not None:
             images, mask = known
             values = tf.where(
