@@ -95,14 +95,16 @@ def test_plain_network_has_the_blind_spot_of_its_kernels():
 
 @pytest.mark.parametrize("name", ["gated_pixelvae_colour", "pixelcnn_colour"])
 def test_colour_order(name):
-    """Within a pixel: R sees no colour, G sees R, B sees R and G."""
+    """Within a pixel: R sees no colour, G sees R, B sees R and G (T3)."""
     model = tiny.build(name)
-    distribution = tiny.likelihood(model, 4)
-    jacobian = influence(distribution.params, tiny.images_for(model, 4))
-    for row in range(4):
-        for column in range(4):
-            here = jacobian[row, column, :, row, column]
-            assert np.array_equal(here > 0, np.tril(np.ones((3, 3)), -1) > 0)
+    distribution = tiny.likelihood(model, 16)
+    jacobian = influence(distribution.params, tiny.images_for(model, 16))
+    pixels = np.arange(4)
+    here = jacobian[pixels[:, None], pixels, :, pixels[:, None], pixels]
+    allowed = np.tril(np.ones((3, 3)), -1) > 0
+    assert np.all(here[..., ~allowed] == 0)
+    # A ReLU may be silent at one pixel; the kernels are the same at all.
+    assert np.all(here.sum((0, 1))[allowed] > 0)
 
 
 @pytest.mark.parametrize("gated", [True, False])
