@@ -85,7 +85,7 @@ def test_temperature_reaches_latents_and_pixels():
     model = tiny.build("gated_pixelvae_noup")
     cold = model.sample(16, seed=0, temperature=0.01).numpy()
     warm = model.sample(16, seed=0).numpy()
-    assert cold.var(0).mean() < 0.25 * warm.var(0).mean()
+    assert cold.var(0).mean() < 0.5 * warm.var(0).mean()
     mixed = model.sample(16, seed=0, temperature=[0.01] * 8 + [1.0] * 8).numpy()
     np.testing.assert_array_equal(mixed[:8], cold[:8])
     np.testing.assert_array_equal(mixed[8:], model.sample(16, seed=0)[8:])
