@@ -43,6 +43,7 @@ setup(
         "pyyaml>=6.0",
         "scikit-learn>=1.4",
         "scipy>=1.12",
+        "tensorboard>=2.20",  # the training logs; TensorFlow no longer requires it
     ],
     extras_require={
         "plots": ["matplotlib>=3.8"],
