@@ -1,19 +1,33 @@
 import dataclasses
+import hashlib
 import itertools
 import os
+import pathlib
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from vaezoo import datasets
-from vaezoo.datasets import definitions, images
+from vaezoo.datasets import definitions, images, tfds_source
 
-MNIST_TEST_ONES = 1_039_083  # of the fixed binarization
-TFDS_NAMES = {"mnist_static": "binarized_mnist", "mnist_dynamic": "mnist"}
+TFDS_NAMES = {
+    "mnist_static": "binarized_mnist",
+    "mnist_dynamic": "mnist",
+    "caltech101": "caltech101_silhouettes",
+    "omniglot": "omniglot28",
+    "omniglot_small": "omniglot_small28",
+}
+# Of the test splits: the number of ones, after the fixed binarization if any.
+TEST_ONES = {
+    "mnist_dynamic": 1_039_083,
+    "caltech101": 833_778,
+    "omniglot_small": 60_669,
+}
 
 
 def arrays(dataset):
@@ -33,10 +47,42 @@ def passes(name="digits", *, position=0, num=1, batch_size=100, seed=3):
 
 
 def skip_unless_prepared(name):
+    """Skips where TFDS has neither the dataset nor all of its published files."""
     if name in TFDS_NAMES:
-        tfds = pytest.importorskip("tensorflow_datasets")
-        if not tfds.builder(TFDS_NAMES[name]).is_prepared():
-            pytest.skip(f"TFDS has not prepared {TFDS_NAMES[name]} here")
+        pytest.importorskip("tensorflow_datasets")
+        builder = tfds_source.builder(TFDS_NAMES[name])
+        if not builder.is_prepared():
+            published_files(name)
+
+
+def published_files(name):
+    """The files in TFDS's manual folder that a dataset is made from."""
+    builder = tfds_source.builder(TFDS_NAMES[name])
+    names = tfds_source.filenames(builder).values()
+    files = [tfds_source.manual_dir(builder) / file for file in names]
+    if not all(file.exists() for file in files):
+        pytest.skip(f"TFDS has not prepared {builder.name}, nor has it {list(names)}")
+    return files
+
+
+def load(name, split, **kwargs):
+    return np.concatenate(
+        arrays(datasets.load_dataset(name, split, batch_size=500, **kwargs))
+    )
+
+
+@pytest.fixture
+def manual(tmp_path, monkeypatch):
+    """The manual folder, empty, of a TFDS data folder without a network."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    tfds_source.builder("omniglot28")  # registers our builders
+    monkeypatch.setattr(
+        tfds_source, "builder", lambda name: tfds.builder(name, data_dir=tmp_path)
+    )
+    monkeypatch.setattr(tfds_source, "_answers", lambda url: False)
+    folder = tmp_path / "downloads" / "manual"
+    folder.mkdir(parents=True)
+    return folder
 
 
 @pytest.fixture
@@ -84,7 +130,7 @@ def test_a_split_is_what_info_says(name, split):
     every = np.concatenate(batches)
     assert every.shape == (size, *info.image_shape) and every.dtype == np.uint8
     assert set(np.unique(every)) == {0, 1}
-    assert 0.1 < every.mean() < 0.4
+    assert 0.05 < every.mean() < 0.5
 
 
 def test_protocol_sizes():
@@ -96,6 +142,20 @@ def test_protocol_sizes():
     dynamic = datasets.info("mnist_dynamic")
     assert dynamic.splits == {"train": 55_000, "validation": 5_000, "test": 10_000}
     assert dynamic.binarization_seed is not None
+
+
+def test_protocol_sizes_of_small_datasets():
+    sizes = {n: dict(datasets.info(n).splits) for n in TFDS_NAMES}
+    assert sizes["caltech101"] == {"train": 4_100, "validation": 2_264, "test": 2_307}
+    assert sizes["omniglot"] == {"train": 23_000, "validation": 1_345, "test": 8_070}
+    assert sizes["omniglot_small"] == {
+        "train": 242 * 14,
+        "validation": 242 * 2,
+        "test": 242 * 4,
+    }
+    seeds = {n: datasets.info(n).binarization_seed for n in TFDS_NAMES}
+    assert seeds["caltech101"] is None
+    assert None not in (seeds["omniglot"], seeds["omniglot_small"])
 
 
 def test_digits_are_scikit_learns():
@@ -119,7 +179,7 @@ def test_records_are_frozen():
 
 def test_every_named_dataset_is_listed():
     names = datasets.list_datasets()
-    assert {"mnist_static", "mnist_dynamic", "digits"} < set(names)
+    assert {"digits", *TFDS_NAMES} < set(names)
     for name in names:
         if not name.endswith(":PATH"):
             assert datasets.info(name).name == name
@@ -218,10 +278,177 @@ def test_evaluation_splits_are_binarized_once(grey):
     assert not np.array_equal(once[0], once[1])
 
 
-def test_the_mnist_binarization_has_not_changed():
-    skip_unless_prepared("mnist_dynamic")
-    dataset = datasets.load_dataset("mnist_dynamic", "test", batch_size=1000)
-    assert sum(int(batch.sum()) for batch in arrays(dataset)) == MNIST_TEST_ONES
+@pytest.mark.parametrize("name", TEST_ONES)
+def test_the_test_images_have_not_changed(name):
+    skip_unless_prepared(name)
+    assert int(load(name, "test").sum()) == TEST_ONES[name]
+
+
+def test_only_training_images_are_drawn_anew():
+    skip_unless_prepared("omniglot_small")
+    for split, same in (("train", False), ("validation", True)):
+        first, second = (load("omniglot_small", split, seed=seed) for seed in (0, 1))
+        assert np.array_equal(first, second) == same
+
+
+# Our TFDS builders.
+
+
+def test_silhouettes_are_upright():
+    # Photographs have a left and a right that are more alike than top and bottom.
+    skip_unless_prepared("caltech101")
+    x = load("caltech101", "test").astype(float)
+    mirrored, upside_down = x[:, :, ::-1], x[:, ::-1]
+    assert np.abs(x - mirrored).mean() < 0.75 * np.abs(x - upside_down).mean()
+
+
+def test_silhouettes_are_read_column_by_column_and_inverted(tmp_path):
+    import scipy.io
+
+    from vaezoo.datasets.builders.caltech101 import read_silhouettes
+
+    objects = np.random.default_rng(0).integers(0, 2, (6, 28, 28), np.uint8)
+    rows = np.stack([1 - image.flatten(order="F") for image in objects])
+    keys = {"train": "train_data", "validation": "val_data", "test": "test_data"}
+    matrices = {key: rows[i::3] for i, key in enumerate(keys.values())}
+    scipy.io.savemat(tmp_path / "a.mat", matrices)
+    read = read_silhouettes(tmp_path / "a.mat")
+    for i, split in enumerate(keys):
+        assert read[split].dtype == np.uint8
+        np.testing.assert_array_equal(read[split][..., 0], objects[i::3])
+
+
+def test_prepared_silhouettes_are_the_file_in_its_order():
+    from vaezoo.datasets.builders.caltech101 import read_silhouettes
+
+    (path,) = published_files("caltech101")
+    for split, expected in read_silhouettes(path).items():
+        np.testing.assert_array_equal(load("caltech101", split), expected)
+
+
+@pytest.mark.parametrize("name", ["caltech101", "omniglot_small"])
+def test_a_file_with_another_checksum_is_refused(manual, name):
+    builder = tfds_source.builder(TFDS_NAMES[name])
+    for file in tfds_source.filenames(builder).values():
+        (manual / file).write_bytes(b"not the published file")
+    with pytest.raises(datasets.DatasetNotFoundError) as error:
+        tfds_source.read(name, TFDS_NAMES[name], "test", 1)
+    for part in (name, "wrong checksum", str(manual), "whole and unchanged"):
+        assert part in str(error.value)
+    assert not list(pathlib.Path(builder.data_dir_root, builder.name).glob("*"))
+
+
+def write_chardata(path, *, train=40, test=9, seed=0, **replaced):
+    """Writes a file like Burda's; returns its images, upright, as grey levels."""
+    import scipy.io
+
+    levels = np.random.default_rng(seed).integers(0, 256, (train + test, 28, 28))
+    columns = np.stack([x.flatten(order="F") for x in levels], axis=1) / 255
+    matrices = {"data": columns[:, :train], "testdata": columns[:, train:]}
+    matrices |= {"target": np.zeros((50, train)), **replaced}
+    scipy.io.savemat(path, matrices)
+    return levels[:train, ..., np.newaxis], levels[train:, ..., np.newaxis]
+
+
+def test_chardata_is_upright_shuffled_and_recorded(manual):
+    path = manual / "chardata.mat"
+    train, test = write_chardata(path)
+    np.random.RandomState(123).shuffle(train)
+    for split, expected in (
+        ("train[:30]", train[:30]),
+        ("train[30:]", train[30:]),
+        ("test", test),
+    ):
+        read = tfds_source.read("omniglot", "omniglot28", split, len(expected))
+        images = read.gather(tf.range(len(read))).numpy()
+        np.testing.assert_array_equal(images, expected)
+    recorded = tfds_source.builder("omniglot28").info.metadata
+    assert recorded["size"] == path.stat().st_size
+    assert recorded["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match="must have 8070 images. Received: 9 in"):
+        datasets.load_dataset("omniglot", "test", batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"testdata": np.zeros((9, 784))}, r"testdata.shape=\(9, 784\)"),
+        ({"data": np.full((784, 40), 255.0)}, "data from 0.0 to 255.0"),
+        ({"data": np.full((784, 40), np.nan)}, "data from nan to nan"),
+    ],
+)
+def test_another_chardata_is_refused(tmp_path, replaced, message):
+    from vaezoo.datasets.builders.omniglot import read_chardata
+
+    write_chardata(tmp_path / "chardata.mat", **replaced)
+    with pytest.raises(ValueError, match=message):
+        read_chardata(tmp_path / "chardata.mat")
+
+
+def test_without_chardata_the_error_says_where_to_put_it(manual):
+    with pytest.raises(datasets.DatasetNotFoundError) as error:
+        datasets.load_dataset("omniglot", "train", batch_size=1)
+    assert "(chardata.mat)" in str(error.value) and str(manual) in str(error.value)
+    assert "github.com" in str(error.value)
+
+
+def test_shrink_averages_areas():
+    from vaezoo.datasets.builders.omniglot import shrink
+
+    ink = np.random.default_rng(0).random((105, 105)) < 0.3
+    ink[60:] = 1
+    bounds = np.arange(29) * 3.75
+    share = np.clip(
+        np.minimum(bounds[1:, None], np.arange(105) + 1)
+        - np.maximum(bounds[:-1, None], np.arange(105)),
+        0,
+        1,
+    )
+    expected = np.rint(share @ ink @ share.T / 3.75**2 * 255)
+    levels = shrink(ink)
+    assert levels.dtype == np.uint8
+    np.testing.assert_array_equal(levels[..., 0], expected)
+    assert (levels[16:] == 255).all()
+
+
+def test_a_drawing_in_both_zips_is_read_once(tmp_path):
+    from vaezoo.datasets.builders.omniglot import read_drawings
+
+    for name, alphabets in (("a", ("Greek", "Latin")), ("b", ("Greek", "Tagalog"))):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for alphabet in alphabets:
+                for drawer in (2, 1):
+                    file = f"{name}/{alphabet}/character01/0394_{drawer:02}.png"
+                    archive.writestr(file, f"{alphabet} {drawer}")
+    drawings = read_drawings(tmp_path / "b", tmp_path / "a")
+    assert list(drawings) == [
+        (alphabet, "character01", drawer)
+        for alphabet in ("Greek", "Latin", "Tagalog")
+        for drawer in (1, 2)
+    ]
+    assert drawings["Latin", "character01", 2] == b"Latin 2"
+
+
+def test_small_omniglot_is_split_by_drawer():
+    from vaezoo.datasets.builders import omniglot
+
+    drawings = omniglot.read_drawings(*published_files("omniglot_small"))
+    assert len({key[:2] for key in drawings}) == 242
+    assert len({alphabet for alphabet, _, _ in drawings}) == 8
+    drawers = {
+        "train": range(1, 15),
+        "validation": range(15, 17),
+        "test": range(17, 21),
+    }
+    for split, those in drawers.items():
+        pngs = [png for key, png in drawings.items() if key[-1] in those]
+        stored = definitions.read(definitions.find("omniglot_small"), split)
+        assert len(stored) == len(pngs) == datasets.info("omniglot_small").splits[split]
+        for i in (0, len(pngs) // 2, len(pngs) - 1):
+            white = tf.io.decode_png(pngs[i])[..., 0].numpy()
+            (levels,) = stored.gather([i]).numpy()
+            np.testing.assert_array_equal(levels, omniglot.shrink(white == 0))
+            assert 0.01 < levels.mean() / 255 < 0.3  # ink is bright, and sparse
 
 
 # Image folders.

@@ -5,9 +5,18 @@ import numpy as np
 import tensorflow as tf
 
 from vaezoo.models.pixelvae import PixelVAE
+from vaezoo.models.vlae import VLAE
 
 _PIXELVAE = {"image_shape": (8, 8, 1), "latent_size": 3, "num_layers": 3, "filters": 4}
 _COLOUR = {"image_shape": (4, 4, 3), "filters": 9}
+_VLAE = {
+    "image_shape": (8, 8, 1),
+    "latent_size": 4,
+    "flow_steps": 2,
+    "flow_hidden_sizes": (7, 8),
+    "filters": 4,
+    "num_layers": 4,
+}
 
 # name -> (class, arguments)
 CONFIGURATIONS = {
@@ -31,9 +40,33 @@ CONFIGURATIONS = {
         PixelVAE,
         {**_PIXELVAE, **_COLOUR, "latent_size": 0, "gated": False},
     ),
+    "vlae": (VLAE, _VLAE),
+    "vlae_iaf": (
+        VLAE,
+        {
+            **_VLAE,
+            "prior": "gaussian",
+            "posterior": "iaf",
+            "flow_transform": "gated",
+            "tied": False,
+            "mask_z_channels": True,
+        },
+    ),
+    "vlae_factorised": (
+        VLAE,
+        {**_VLAE, "decoder": "factorised", "flow_transform": "affine"},
+    ),
+    "vlae_unconditional": (VLAE, {**_VLAE, "latent_size": 0}),
 }
-AUTOREGRESSIVE = [name for name in CONFIGURATIONS if name != "vae"]
-WITH_LATENTS = [name for name in CONFIGURATIONS if "pixelcnn" not in name]
+INDEPENDENT = ("vae", "vlae_factorised")  # pixels are independent given the latents
+WITHOUT_LATENTS = (
+    "pixelcnn",
+    "gated_pixelcnn",
+    "pixelcnn_colour",
+    "vlae_unconditional",
+)
+AUTOREGRESSIVE = [name for name in CONFIGURATIONS if name not in INDEPENDENT]
+WITH_LATENTS = [name for name in CONFIGURATIONS if name not in WITHOUT_LATENTS]
 
 
 def build(name, *, initialized=True, seed=0):

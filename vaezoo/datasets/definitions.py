@@ -67,9 +67,10 @@ def _read_digits(split: str) -> ImageArray:
 
 
 def _from_tfds(info: DatasetInfo, tfds_name: str, slices: Mapping[str, str]):
-    return Definition(
-        info, lambda split: tfds_source.read(info.name, tfds_name, slices[split])
-    )
+    def read(split):
+        return tfds_source.read(info.name, tfds_name, slices[split], info.splits[split])
+
+    return Definition(info, read)
 
 
 _DEFINITIONS = (
@@ -102,6 +103,60 @@ _DEFINITIONS = (
         ),
         "mnist",
         {"train": "train[:55000]", "validation": "train[55000:]", "test": "test"},
+    ),
+    _from_tfds(
+        DatasetInfo(
+            name="caltech101",
+            image_shape=(28, 28, 1),
+            levels=2,
+            splits={"train": 4_100, "validation": 2_264, "test": 2_307},
+            protocol=(
+                "Caltech-101 Silhouettes 28x28, split 1, in the published splits; a "
+                "pixel is 1 on the object (1 - the file's)."
+            ),
+        ),
+        "caltech101_silhouettes",
+        {"train": "train", "validation": "validation", "test": "test"},
+    ),
+    _from_tfds(
+        DatasetInfo(
+            name="omniglot",
+            image_shape=(28, 28, 1),
+            levels=2,
+            splits={"train": 23_000, "validation": 1_345, "test": 8_070},
+            protocol=(
+                "OMNIGLOT at 28x28 from Burda's chardata.mat with "
+                "x ~ Bernoulli(level / 255), levels rounded to 0 to 255: the training "
+                "images are drawn anew in each epoch, validation and test once. "
+                "Validation is the last 1,345 of the 24,345 training images once "
+                "shuffled by NumPy's RandomState(123). No checksum of the file is "
+                "known to us; TFDS records that of the file it read (`metadata` of "
+                "`omniglot28`)."
+            ),
+            binarization_seed=20161106,
+        ),
+        "omniglot28",
+        {"train": "train[:23000]", "validation": "train[23000:]", "test": "test"},
+    ),
+    _from_tfds(
+        DatasetInfo(
+            name="omniglot_small",
+            image_shape=(28, 28, 1),
+            levels=2,
+            splits={"train": 3_388, "validation": 484, "test": 968},
+            protocol=(
+                "Of our own, comparable with no published number: the 242 characters "
+                "(8 alphabets, 20 drawers a character) of OMNIGLOT's two published "
+                "small sets, Greek and Latin, which are in both, once. Ink is "
+                "averaged by area from 105x105 to 28x28 levels of 0 to 255, and "
+                "x ~ Bernoulli(level / 255): the training images are drawn anew in "
+                "each epoch, validation and test once. Drawers 1 to 14 of each "
+                "character train, 15 and 16 are validation, 17 to 20 test."
+            ),
+            binarization_seed=20161107,
+        ),
+        "omniglot_small28",
+        {"train": "train", "validation": "validation", "test": "test"},
     ),
     Definition(
         DatasetInfo(

@@ -26,7 +26,7 @@ def load_dataset(
     """Loads one split of a dataset as batches, the ragged last one included.
 
     Args:
-        name: `mnist_static`, `mnist_dynamic`, `digits` or `image_folder:PATH`; see
+        name: such as `mnist_static`, `omniglot_small` or `image_folder:PATH`; see
             `list_datasets`.
         split: `train`, `validation` or `test`, of those that the dataset has.
         batch_size: number of images in a batch.
@@ -45,7 +45,8 @@ def load_dataset(
     Raises:
         ValueError: no such dataset, split or option, or a batch size that is not a
             positive integer.
-        DatasetNotFoundError: the files are not there and cannot be fetched.
+        DatasetNotFoundError: the files are not there and cannot be fetched, or are
+            not the published ones.
     """
     epochs = itertools.count()
     definition = definitions.find(name, **options)

@@ -15,48 +15,83 @@ class DatasetNotFoundError(FileNotFoundError):
     """The files of a dataset are not on this machine and cannot be fetched."""
 
 
-def read(name: str, tfds_name: str, tfds_split: str) -> ImageArray:
+def builder(tfds_name: str):
+    """Returns the TFDS builder of a name, those in `vaezoo.datasets.builders` too."""
+    import tensorflow_datasets as tfds
+
+    from vaezoo.datasets import builders  # noqa: F401, registers ours
+
+    return tfds.builder(tfds_name)
+
+
+def read(name: str, tfds_name: str, tfds_split: str, num_images: int) -> ImageArray:
     """Reads one split from TFDS, which downloads and prepares the dataset if need be.
 
     Args:
         name: the dataset's name here, for messages.
         tfds_name: its name in TFDS.
         tfds_split: a TFDS split, such as `"train[:55000]"`.
+        num_images: how many the split has by the dataset's protocol.
 
     Raises:
         DatasetNotFoundError: the dataset is not prepared and its files neither are on
-            this machine nor can be fetched.
+            this machine nor can be fetched, or are not the published ones.
+        ValueError: the split has another number of images.
     """
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(tfds_name)
-    if not builder.is_prepared():
-        _prepare(builder, name)
-    data = builder.as_dataset(split=tfds_split, batch_size=-1, shuffle_files=False)
-    return ImageArray(tfds.as_numpy(data)["image"])
+    source = builder(tfds_name)
+    if not source.is_prepared():
+        _prepare(source, name)
+    data = source.as_dataset(split=tfds_split, batch_size=-1, shuffle_files=False)
+    images = tfds.as_numpy(data)["image"]
+    if len(images) != num_images:
+        raise ValueError(
+            f"{tfds_split!r} of the dataset {name!r} (TFDS {tfds_name!r}) must have "
+            f"{num_images} images. Received: {len(images)} in {source.data_dir!r}. "
+            f"Remove that folder, and put the published files in place of those that "
+            f"it was made from."
+        )
+    return ImageArray(images)
+
+
+def filenames(builder) -> dict[str, str]:
+    """Returns the published names of the files of a TFDS builder, by URL."""
+    # Our builders share one list of checksums, and not every file is in it.
+    known = {url: info.filename for url, info in (builder.url_infos or {}).items()}
+    return getattr(builder, "FILES", known)
+
+
+def manual_dir(builder) -> pathlib.Path:
+    """Returns the folder where a user may put a TFDS builder's published files."""
+    return pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
 
 
 def _prepare(builder, name: str) -> None:
-    data_dir = pathlib.Path(builder.data_dir_root)
-    manual_dir = data_dir / "downloads" / "manual"
-    if not all((manual_dir / f.filename).exists() for f in builder.url_infos.values()):
+    data_dir = str(builder.data_dir_root)
+    files = filenames(builder)
+    manual = manual_dir(builder)
+    if not all((manual / filename).exists() for filename in files.values()):
         # TFDS itself would retry a name lookup for minutes.
-        for url in _one_url_a_host(builder.url_infos):
+        for url in _one_url_a_host(files):
             if not _answers(url):
                 raise DatasetNotFoundError(
                     f"The dataset {name!r} (TFDS {builder.name!r}) is not on this "
                     f"machine, and {urllib.parse.urlsplit(url).netloc}, which has its "
-                    f"files, did not answer. Received: data folder {str(data_dir)!r}. "
-                    f"Connect to the network, or put the published files into "
-                    f"{str(manual_dir)!r}, or set TFDS_DATA_DIR to a folder where TFDS "
-                    f"has prepared it. The dataset 'digits' needs no files."
+                    f"files, did not answer. Received: data folder {data_dir!r}. "
+                    f"Connect to the network, or put the published files "
+                    f"({', '.join(files.values())}) into {str(manual)!r}, or set "
+                    f"TFDS_DATA_DIR to a folder where TFDS has prepared it. The "
+                    f"dataset 'digits' needs no files."
                 )
     try:
         builder.download_and_prepare()
     except Exception as error:
         raise DatasetNotFoundError(
             f"TFDS could not prepare the dataset {name!r} (TFDS {builder.name!r}) in "
-            f"{str(data_dir)!r}: {error}"
+            f"{data_dir!r}: {error}\nIt needs the published files "
+            f"({', '.join(files.values())}), whole and unchanged, from the network or "
+            f"in {str(manual)!r}."
         ) from error
 
 

@@ -35,11 +35,11 @@ def gate(inputs):
 
 
 class PixelCNN(keras.layers.Layer):
-    """Plain masked PixelCNN with ReLU (van den Oord et al., 2016a), residual.
+    """Plain masked PixelCNN (van den Oord et al., 2016a), residual.
 
     A type-A convolution, then `num_layers - 1` residual type-B convolutions, then
-    1x1 convolutions. It has a blind spot to the upper right, which the gated
-    network does not have.
+    1x1 convolutions; between them, where asked for, residual 1x1 blocks. It has a
+    blind spot to the upper right, which the gated network does not have.
 
     Args:
         num_colours: int. Channels of the image, generated in order within a pixel.
@@ -52,6 +52,11 @@ class PixelCNN(keras.layers.Layer):
         head_filters: tuple of ints. Widths of the 1x1 layers before the last.
         num_maps: int. Conditioning channels concatenated to the image.
         mask_maps: bool. Whether the first layer masks them as it masks the image.
+        activation: name of a Keras activation, applied before every layer but the
+            first.
+        tied: bool. Whether the type-B layers share one kernel's direction.
+        pointwise_after: tuple of ints. Numbers of masked layers after which there
+            are two residual blocks of two 1x1 convolutions each.
     """
 
     def __init__(
@@ -66,11 +71,15 @@ class PixelCNN(keras.layers.Layer):
         head_filters,
         num_maps=0,
         mask_maps=True,
+        activation="relu",
+        tied=False,
+        pointwise_after=(),
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_colours = num_colours
         self.filters = filters
+        self.activation = keras.activations.get(activation)
 
         def conv(width, size, mask_type, name, **options):
             return CausalConv2D(
@@ -94,6 +103,17 @@ class PixelCNN(keras.layers.Layer):
             conv(filters, kernel_size, "B", f"block_{index}")
             for index in range(1, num_layers)
         ]
+        if tied:
+            for block in self.blocks[1:]:
+                block.tie(self.blocks[0])
+        # For each masked layer, the residual 1x1 blocks after it: pairs of layers.
+        self.pointwise = [
+            [
+                [conv(filters, 1, "B", f"pointwise_{layer}_{i}_{j}") for j in range(2)]
+                for i in range(2 if layer in pointwise_after else 0)
+            ]
+            for layer in range(1, num_layers + 1)
+        ]
         self.head = [
             conv(width, 1, "B", f"head_{index}")
             for index, width in enumerate((*head_filters, num_outputs))
@@ -102,16 +122,25 @@ class PixelCNN(keras.layers.Layer):
     def call(self, images, maps=None):
         """Map `[batch, height, width, channels]` to `[..., num_outputs]`."""
         inputs = images if maps is None else tf.concat([images, maps], axis=-1)
+        activation = self.activation
         features = self.first(inputs)
-        for block in self.blocks:
-            features += block(tf.nn.relu(features))
+        for index, residual_blocks in enumerate(self.pointwise):
+            if index:
+                features += self.blocks[index - 1](activation(features))
+            for inner, outer in residual_blocks:
+                features += outer(activation(inner(activation(features))))
         for layer in self.head:
-            features = layer(tf.nn.relu(features))
+            features = layer(activation(features))
         return features
 
     def scanner(self, height, width, *, maps=None, code=None):
         """The network unrolled for sampling; see the module's docstring."""
         return _PixelCNNScanner(self, height, width, maps)
+
+
+def _pointwise(layer):
+    """Kernel `[channels, filters]` and bias of a 1x1 layer."""
+    return layer.centre_kernel(layer.kernel()), layer.static_term(None)
 
 
 class _PixelCNNScanner:
@@ -144,10 +173,12 @@ class _PixelCNNScanner:
             self.centre = [b.centre_kernel(k) for b, k in pairs]
             bias = tf.stack([b.static_term(k) for b, k in pairs])
             self.bias = bias[:, None, None, :]
-        self.head = [
-            (layer.centre_kernel(layer.kernel()), layer.static_term(None))
-            for layer in network.head
+        self.activation = network.activation
+        self.pointwise = [
+            [[_pointwise(layer) for layer in pair] for pair in pairs]
+            for pairs in network.pointwise
         ]
+        self.head = [_pointwise(layer) for layer in network.head]
 
     def first_row(self, batch):
         num_blocks = len(self.blocks)
@@ -203,14 +234,17 @@ class _PixelCNNScanner:
         if self.first.sees_centre:
             features += tf.matmul(x, self.first_centre)
         activations = []
-        for term, centre in zip(
-            pre[1:], self.centre if self.blocks else (), strict=True
-        ):
-            activation = tf.nn.relu(features)
-            activations.append(activation)
-            features += term + tf.matmul(activation, centre)
+        for index, residual_blocks in enumerate(self.pointwise):
+            if index:
+                activations.append(self.activation(features))
+                centre = self.centre[index - 1]
+                features += pre[index] + tf.matmul(activations[-1], centre)
+            for (kernel, bias), (outer_kernel, outer_bias) in residual_blocks:
+                inner = tf.matmul(self.activation(features), kernel) + bias
+                outer = tf.matmul(self.activation(inner), outer_kernel)
+                features += outer + outer_bias
         for kernel, bias in self.head:
-            features = tf.matmul(tf.nn.relu(features), kernel) + bias
+            features = tf.matmul(self.activation(features), kernel) + bias
         return features, (tf.stack(activations) if activations else None)
 
     def after_pixel(self, left, activations, x):

@@ -12,6 +12,7 @@ initialised in the order in which the network calls them.
 """
 
 import contextlib
+import weakref
 
 import keras
 import tensorflow as tf
@@ -52,6 +53,14 @@ class WeightNormalized(keras.layers.Layer):
         self.filters = filters
         self.activation = keras.activations.get(activation)
         self.init_scale = init_scale
+        self._tied_to = None
+
+    def tie(self, layer):
+        """Share the direction `v` of `layer`, built before; `g` and `b` stay one's own.
+
+        The convention of the IAF authors' code: tied layers differ in scale and bias.
+        """
+        self._tied_to = weakref.ref(layer)  # not a sublayer, so not tracked
 
     def add_direction(self, shape, *, output_axis=-1, mask=1.0):
         """Create `v` of `shape`, 0 outside `mask`, and `g` and `b` of `[filters]`."""
@@ -64,12 +73,15 @@ class WeightNormalized(keras.layers.Layer):
         ]
         # The norm is taken in float32 under every precision policy.
         normal = keras.initializers.RandomNormal(stddev=0.05)
-        self.direction = self.add_weight(
-            name="direction",
-            shape=shape,
-            initializer=lambda shape, dtype: normal(shape, dtype) * mask,
-            autocast=False,
-        )
+        if self._tied_to is None:
+            self.direction = self.add_weight(
+                name="direction",
+                shape=shape,
+                initializer=lambda shape, dtype: normal(shape, dtype) * mask,
+                autocast=False,
+            )
+        else:
+            self.direction = self._tied_to().direction
         self.gain = self.add_weight(
             name="gain", shape=[self.filters], initializer="ones", autocast=False
         )

@@ -2,7 +2,7 @@
 
 import importlib
 
-_MODULES = {"PixelVAE": "pixelvae"}
+_MODULES = {"PixelVAE": "pixelvae", "VLAE": "vlae"}
 
 
 def get_class(name):

@@ -1,0 +1,187 @@
+"""MADE: a dense network whose outputs are autoregressive in its inputs.
+
+Germain et al. (2015), "MADE: Masked Autoencoder for Distribution Estimation".
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vaezoo.layers.weight_norm import Dense
+
+
+class MaskedDense(Dense):
+    """Weight-normalised dense layer, `[batch, d]` to `[batch, filters]`, masked.
+
+    Args:
+        mask: float array `[d, filters]`, 1 where an input reaches a unit. A unit that
+            no input reaches gives its bias.
+    """
+
+    def __init__(self, mask, **kwargs):
+        super().__init__(mask.shape[1], **kwargs)
+        self._mask = np.asarray(mask, np.float32)
+
+    def build(self, input_shape):
+        self.add_direction([input_shape[-1], self.filters], mask=self._mask)
+
+    def taps(self):
+        return self.direction * self._mask
+
+
+class MADE(keras.layers.Layer):
+    """Masked dense network: output `i` depends on inputs `1, ..., i - 1` alone.
+
+    Input `i` has degree `i`; hidden unit `j` has degree `1 + j mod (d - 1)` and sees
+    units of at most its own degree; output `i` sees hidden units of a lower degree.
+    ReLU; weight-normalised.
+
+    A call is one pass. `sequential()` gives the network unit by unit, for sampling:
+    in all `d` steps each unit is computed once, when the last input it sees is known,
+    so drawing a vector costs the multiplications of one pass, not of `d`.
+
+    Args:
+        event_size: int, at least 2. The dimension d.
+        hidden_sizes: tuple of ints. Widths of the hidden layers, at least one.
+        num_outputs: int. Numbers an input dimension, each from a layer of its own.
+        context_size: int. Size of a vector that every output may depend on; it enters
+            the first hidden layer (Kingma et al., 2016). 0 for none.
+
+    Raises:
+        ValueError: if `event_size` or `hidden_sizes` breaks its rule.
+    """
+
+    def __init__(
+        self, event_size, hidden_sizes, *, num_outputs=1, context_size=0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        if event_size < 2 or not hidden_sizes or min(hidden_sizes) < 1:
+            raise ValueError(
+                "A MADE needs an event of at least 2 dimensions and at least one "
+                f"hidden layer. Received: event_size={event_size}, "
+                f"hidden_sizes={tuple(hidden_sizes)}. Use a larger event, or no flow."
+            )
+        self.event_size = event_size
+        self.context_size = context_size
+        inputs = np.arange(1, event_size + 1)
+        below = inputs
+        self.hidden = []
+        for index, size in enumerate(hidden_sizes):
+            degrees = 1 + np.arange(size) % (event_size - 1)
+            mask = below[:, None] <= degrees
+            self.hidden.append(MaskedDense(mask, name=f"hidden_{index}"))
+            below = degrees
+        # A small scale starts a flow near the identity.
+        self.heads = [
+            MaskedDense(below[:, None] < inputs, init_scale=0.1, name=f"output_{index}")
+            for index in range(num_outputs)
+        ]
+        self.context = Dense(hidden_sizes[0], name="context") if context_size else None
+
+    def call(self, inputs, context=None):
+        """Map `[batch, d]`, and a context `[batch, context_size]`, to the outputs.
+
+        Returns:
+            A list of `num_outputs` tensors `[batch, d]`.
+
+        Raises:
+            ValueError: if a last dimension is not `event_size` or `context_size`.
+        """
+        self._check("inputs", inputs, self.event_size)
+        features = inputs
+        for index, layer in enumerate(self.hidden):
+            features = layer(features)
+            if index == 0:
+                features += self._context_term(context)
+            features = tf.nn.relu(features)
+        return [head(features) for head in self.heads]
+
+    def _context_term(self, context):
+        if self.context is None:
+            return 0.0
+        self._check("context", context, self.context_size)
+        return self.context(context)
+
+    def _check(self, name, tensor, size):
+        if tensor is None or tensor.shape[-1] != size:
+            received = None if tensor is None else tuple(tensor.shape)
+            raise ValueError(
+                f"`{name}` must be [batch, {size}]. Received: shape={received}. "
+                "Build the flow for the size of its vectors."
+            )
+
+    def sequential(self, context=None):
+        """The network unit by unit: effective weights are computed here, once.
+
+        Returns:
+            A `SequentialMADE`.
+        """
+        return SequentialMADE(self, context)
+
+
+class SequentialMADE:
+    """A MADE whose inputs arrive one at a time.
+
+        state = made.first(batch)
+        outputs = made.outputs(state, i)       # of input i, list of [batch]
+        state = made.push(state, i, value)     # input i, [batch]
+
+    The state holds every layer's sum of the units so far, not yet activated.
+    """
+
+    def __init__(self, network, context):
+        self.dtype = network.compute_dtype
+        num_degrees = network.event_size - 1
+        self._last_degree = num_degrees - 1
+        layers = [*network.hidden, *network.heads]
+        kernels = [layer.kernel() for layer in layers]
+        biases = [tf.cast(layer.bias, self.dtype) for layer in layers]
+        biases[0] += network._context_term(context)
+        self._num_hidden = len(network.hidden)
+        self._inputs_kernel = kernels[0]
+        # Rows of each kernel by the degree of the units below: [degree, unit, out].
+        self._kernels = [_by_degree(k, num_degrees, axis=0) for k in kernels[1:]]
+        self._biases = biases
+        self._num_degrees = num_degrees
+
+    def first(self, batch):
+        """State before the first input: the biases, `[batch, units]` each."""
+        return [tf.broadcast_to(bias, [batch, bias.shape[-1]]) for bias in self._biases]
+
+    def outputs(self, state, index):
+        """Outputs for input `index`, a list of `[batch]`."""
+        return [total[:, index] for total in state[self._num_hidden :]]
+
+    def push(self, state, index, value):
+        """State once input `index` is known: `value`, `[batch]`."""
+        state = list(state)
+        state[0] += tf.cast(value, self.dtype)[:, None] * self._inputs_kernel[index]
+        # The units whose last input this is; nothing sees the last input.
+        degree = tf.minimum(index, self._last_degree)
+        for layer in range(self._num_hidden):
+            totals = _by_degree(state[layer], self._num_degrees, axis=1)
+            units = tf.nn.relu(totals[:, degree])
+            above = range(layer + 1, layer + 2)
+            if layer == self._num_hidden - 1:
+                above = range(self._num_hidden, len(state))
+            for target in above:
+                kernel = self._kernels[target - 1][degree]
+                state[target] += tf.matmul(units, kernel)
+        return state
+
+
+def _by_degree(tensor, num_degrees, *, axis):
+    """Split `axis` into `[num_degrees, units]`, padded with zeros.
+
+    Unit `j` has degree `j mod num_degrees`, so units of one degree are strided.
+    """
+    size = tensor.shape[axis]
+    units = -(-size // num_degrees)
+    padding = [[0, 0]] * tensor.shape.rank
+    padding[axis] = [0, units * num_degrees - size]
+    tensor = tf.pad(tensor, padding)
+    if axis == 0:
+        grouped = tf.reshape(tensor, [units, num_degrees, tensor.shape[1]])
+        return tf.transpose(grouped, [1, 0, 2])
+    grouped = tf.reshape(tensor, [-1, units, num_degrees])
+    return tf.transpose(grouped, [0, 2, 1])
