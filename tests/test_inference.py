@@ -129,6 +129,32 @@ def test_free_bits_take_the_maximum_of_the_batch_mean():
     np.testing.assert_array_equal(gradients[1], [0.5, 0.5])
 
 
+def test_soft_free_bits_steer_towards_their_target():
+    """Up a tenth above the band, never over 1; down below the target; else at rest."""
+
+    def after(weight, kl):
+        return float(inference.soft_free_bits(tf.constant(weight), kl, 10.0))
+
+    assert after(0.5, 10.6) == pytest.approx(0.55)
+    assert after(0.5, 10.4) == pytest.approx(0.5)
+    assert after(0.5, 9.9) == pytest.approx(0.5 / 1.1)
+    assert after(0.95, 20.0) == pytest.approx(1.0)
+
+
+def test_soft_free_bits_in_training():
+    """The weight falls while the KL is below the target; the ELBO keeps weight 1."""
+    model = tiny.build("vlae")
+    images = tiny.images_for(model, 16)
+    model.compile("sgd", soft_free_bits_nats=1000.0, soft_free_bits_weight=0.8)
+    logs = model.fit(images, batch_size=8, epochs=2, verbose=0).history
+    (weight,) = model.training_variables
+    assert float(weight) == pytest.approx(0.8 / 1.1**4)
+    # Mean of the two steps' weights in the first epoch.
+    loss, terms = logs["loss"][0], (logs["reconstruction"][0], logs["kl"][0])
+    assert terms[0] + 0.8 / 1.1 * terms[1] < loss < terms[0] + 0.8 * terms[1]
+    assert logs["elbo"][0] == pytest.approx(-sum(terms), rel=1e-5)
+
+
 def test_kl_warmup():
     weights = [float(inference.kl_weight(step, 10)) for step in (0, 5, 10, 20)]
     np.testing.assert_allclose(weights, [0, 0.5, 1, 1])

@@ -27,6 +27,7 @@ def make_entry(**changes):
         "learning_rate": 0.003,
         "learning_rate_decay": {"schedule": "cosine", "final_learning_rate": 1e-4},
         "kl_warmup_steps": 8,
+        "soft_free_bits_nats": 4.0,
         "ema_momentum": 0.8,
         "batch_size": 256,
         "epochs": EPOCHS,
@@ -348,6 +349,7 @@ def test_compile_arguments():
     assert arguments == {
         "kl_warmup_steps": 8,
         "free_bits_nats": 0.5,
+        "soft_free_bits_nats": 4.0,
         "gradient_clip": {"by": "value", "limit": 1.0, "unit": "per_dim"},
         "seed": 7,
     }

@@ -249,7 +249,7 @@ def test_noise_is_keyed_by_step_and_seed():
     assert np.any(train(0) != train(1))
 
 
-@pytest.mark.parametrize("name", ["gated_pixelvae_noup", "pixelcnn_colour"])
+@pytest.mark.parametrize("name", ["gated_pixelvae_noup", "pixelcnn_colour", "vlae"])
 def test_keras_round_trip(name, tmp_path):
     """`model.save` keeps configuration, weights, compilation and optimizer state."""
     model = tiny.build(name)
@@ -257,6 +257,7 @@ def test_keras_round_trip(name, tmp_path):
     model.compile(
         keras.optimizers.Adam(1e-3),
         kl_warmup_steps=5,
+        soft_free_bits_nats=9.0,
         gradient_clip={"by": "global_norm", "limit": 1.0, "unit": "per_image"},
         seed=3,
     )
@@ -266,6 +267,7 @@ def test_keras_round_trip(name, tmp_path):
     loaded = keras.models.load_model(path)
     assert type(loaded) is type(model)
     assert loaded.get_config() == model.get_config()
+    assert loaded.get_compile_config() == model.get_compile_config()
     np.testing.assert_array_equal(loaded.elbo(images), model.elbo(images))
     model.fit(images, verbose=0, shuffle=False)
     loaded.fit(images, verbose=0, shuffle=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vaezoo.datasets import load_dataset
-    from vaezoo.evaluation import evaluate
+    from vaezoo.evaluation import evaluate, receptive_field
     from vaezoo.sampling import row_seeds
     from vaezoo.saved_model import export
     from vaezoo.zoo import describe, list_models, load
@@ -25,6 +25,7 @@ __all__ = [
     "list_models",
     "load",
     "load_dataset",
+    "receptive_field",
     "row_seeds",
 ]
 
@@ -35,6 +36,7 @@ _MODULES = {
     "list_models": "zoo",
     "load": "zoo",
     "load_dataset": "datasets",
+    "receptive_field": "evaluation",
     "row_seeds": "sampling",
 }
 

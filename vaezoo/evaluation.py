@@ -76,6 +76,36 @@ def evaluate(
     return _summary(model, {k: np.concatenate(v) for k, v in rows.items()})
 
 
+def receptive_field(model, *, seed=0):
+    """The pixels that the decoder sees directly when it scores one pixel.
+
+    Probed by gradient on 8 random images: what the parameters of the middle pixel of
+    the bottom row depend on, given the latents. Where the context is wider than the
+    image, it is cut off. Cost: one pass of the decoder and its gradient.
+
+    Args:
+        model: a `vaezoo.models.vae.VAE`.
+        seed: int, of the images and the latents.
+
+    Returns:
+        bool `[height, width]`, in the coordinates of the image; its sum is the number
+        of pixels. All false for a decoder whose pixels are independent.
+    """
+    num = 8
+    generator = np.random.default_rng(seed)
+    shape = (num, *model.image_shape)
+    images = tf.constant(generator.integers(0, model.levels, shape), tf.float32)
+    seeds = tf.constant(sampling.row_seeds(seed, num))
+    values, _ = model.generate(seeds, temperature=tf.ones([num]))
+    likelihood = model.likelihood(values, seeds=seeds)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        params = likelihood.params(images)[:, -1, model.image_shape[1] // 2]
+        probe = tf.reduce_sum(params * generator.normal(size=params.shape))
+    gradient = tape.gradient(probe, images, unconnected_gradients="zero")
+    return tf.reduce_any(gradient != 0, axis=(0, 3)).numpy()
+
+
 def _check_count(name, value):
     if value is None:
         return

@@ -86,6 +86,28 @@ def free_bits(kl, mean_kl, free_bits_nats):
     return above * kl + (1.0 - above) * free_bits_nats
 
 
+def soft_free_bits(weight, mean_kl, soft_free_bits_nats, *, tolerance=0.05, step=0.1):
+    """The next weight of the KL term, steered so that the KL stays near a target.
+
+    Chen et al. (2017), appendix C (second version): the weight grows by a tenth, up to
+    1, where the KL is more than 5 % above the target, and shrinks where it is below.
+
+    Args:
+        weight: float32 scalar in (0, 1], the weight of this step.
+        mean_kl: float32 scalar, nats, the mean over the whole (global) batch.
+        soft_free_bits_nats: float, the target.
+        tolerance: float. Relative width of the band where the weight rests.
+        step: float. Relative change of the weight.
+
+    Returns:
+        float32 scalar in (0, 1].
+    """
+    above = mean_kl > soft_free_bits_nats * (1.0 + tolerance)
+    below = mean_kl < soft_free_bits_nats
+    raised = tf.minimum(1.0, weight * (1.0 + step))
+    return tf.where(above, raised, tf.where(below, weight / (1.0 + step), weight))
+
+
 def bits_per_dim(nats, num_dims):
     """Bits a dimension of a log-likelihood: `-nats / (num_dims * log 2)`."""
     return -nats / (num_dims * math.log(2.0))

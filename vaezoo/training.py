@@ -61,6 +61,7 @@ def compile_arguments(recipe, *, steps_per_epoch=None):
         ),
         "kl_warmup_steps": recipe.kl_warmup_steps,
         "free_bits_nats": recipe.free_bits_nats,
+        "soft_free_bits_nats": recipe.soft_free_bits_nats,
         "gradient_clip": None if clip is None else clip.model_dump(),
         "seed": recipe.seed,
     }
@@ -487,8 +488,12 @@ def _strategy(strategy):
 
 
 def _state(model):
-    """The variables of a model and its optimizer, by position."""
-    groups = {"model": model.weights, "optimizer": model.optimizer.variables}
+    """The variables of a model and its training, by position."""
+    groups = {
+        "model": model.weights,
+        "optimizer": model.optimizer.variables,
+        "training": model.training_variables,
+    }
     return {
         f"{group}-{i:05d}": variable
         for group, variables in groups.items()

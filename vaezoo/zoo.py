@@ -68,6 +68,7 @@ class Recipe(_Schema):
     gradient_clip: GradientClip | None = None
     kl_warmup_steps: NonNegativeInt = 0
     free_bits_nats: NonNegativeFloat = 0.0
+    soft_free_bits_nats: NonNegativeFloat = 0.0
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
     batch_size: PositiveInt
     epochs: PositiveInt

@@ -54,6 +54,7 @@ class VAE(keras.Model):
         )
         # Functions compiled by this instance; kept out of Keras's tracking.
         object.__setattr__(self, "_functions", {})
+        object.__setattr__(self, "_soft_free_bits_weight", None)
 
     # The paper's part: what a model implements.
 
@@ -234,6 +235,8 @@ class VAE(keras.Model):
         *,
         kl_warmup_steps=0,
         free_bits_nats=0.0,
+        soft_free_bits_nats=0.0,
+        soft_free_bits_weight=1.0,
         gradient_clip=None,
         seed=0,
         run_eagerly=False,
@@ -245,6 +248,10 @@ class VAE(keras.Model):
             kl_warmup_steps: int. Steps over which the weight of the KL term in the
                 loss rises linearly from 0 to 1.
             free_bits_nats: float. Nats of KL a latent may spend at no cost.
+            soft_free_bits_nats: float. Nats of KL in all that the weight of the KL
+                term, between 0 and 1, is steered towards; 0 to leave it alone. See
+                `vaezoo.inference.soft_free_bits`.
+            soft_free_bits_weight: float. That weight at the first step.
             gradient_clip: `None`, or `{"by": "value" | "global_norm", "limit": float,
                 "unit": "per_image" | "per_dim"}`. The gradient that is clipped, after
                 the reduction over replicas, is of the loss in nats an image or a
@@ -263,18 +270,37 @@ class VAE(keras.Model):
                 "'limit': a positive number, 'unit': 'per_image' or 'per_dim'}. "
                 f"Received: gradient_clip={gradient_clip!r}."
             )
-        if kl_warmup_steps < 0 or free_bits_nats < 0:
+        if min(kl_warmup_steps, free_bits_nats, soft_free_bits_nats) < 0:
             raise ValueError(
-                "`kl_warmup_steps` and `free_bits_nats` must be at least 0. Received: "
-                f"kl_warmup_steps={kl_warmup_steps}, free_bits_nats={free_bits_nats}."
+                "`kl_warmup_steps`, `free_bits_nats` and `soft_free_bits_nats` must be "
+                f"at least 0. Received: kl_warmup_steps={kl_warmup_steps}, "
+                f"free_bits_nats={free_bits_nats}, "
+                f"soft_free_bits_nats={soft_free_bits_nats}."
+            )
+        if not 0 < soft_free_bits_weight <= 1:
+            raise ValueError(
+                "`soft_free_bits_weight` must be above 0 and at most 1. Received: "
+                f"soft_free_bits_weight={soft_free_bits_weight}."
             )
         super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly)
         self._compile_options = {
             "kl_warmup_steps": kl_warmup_steps,
             "free_bits_nats": free_bits_nats,
+            "soft_free_bits_nats": soft_free_bits_nats,
             "gradient_clip": gradient_clip,
             "seed": seed,
         }
+        weight = None
+        if soft_free_bits_nats:
+            weight = keras.Variable(
+                soft_free_bits_weight,
+                trainable=False,
+                # Every replica computes the same value.
+                aggregation="only_first_replica",
+                name="soft_free_bits_weight",
+            )
+        # State of training, as the optimizer's: not one of the model's weights.
+        object.__setattr__(self, "_soft_free_bits_weight", weight)
         names = ["loss", "elbo", "reconstruction", "kl"]
         names += [f"kl/{name}" for name in self.latent_shapes]
         self._means = [
@@ -283,8 +309,19 @@ class VAE(keras.Model):
 
     def get_compile_config(self):
         """Arguments of `compile`, for saving."""
-        optimizer = keras.optimizers.serialize(self.optimizer)
-        return {"optimizer": optimizer, **self._compile_options}
+        config = {
+            "optimizer": keras.optimizers.serialize(self.optimizer),
+            **self._compile_options,
+        }
+        for variable in self.training_variables:
+            config[variable.name] = float(variable)
+        return config
+
+    @property
+    def training_variables(self):
+        """State of training that neither the model nor its optimizer holds."""
+        weight = self._soft_free_bits_weight
+        return [] if weight is None else [weight]
 
     def compile_from_config(self, config):
         """`compile` as saved by `get_compile_config`, optimizer variables included."""
@@ -389,6 +426,8 @@ class VAE(keras.Model):
                     ]
                 )
             weight = inference.kl_weight(step, options["kl_warmup_steps"])
+            if self._soft_free_bits_weight is not None:
+                weight *= self._soft_free_bits_weight
             loss = terms["reconstruction"] + weight * kl
             auxiliary = self.auxiliary_loss(images, latents)
             if auxiliary is not None:
@@ -408,6 +447,15 @@ class VAE(keras.Model):
         self.optimizer.apply_gradients(
             [(x / replicas, v) for x, v in zip(gradients, variables, strict=True)]
         )
+        if self._soft_free_bits_weight is not None:
+            mean_kl = all_sum(tf.reduce_sum(terms["kl"])) / global_size
+            self._soft_free_bits_weight.assign(
+                inference.soft_free_bits(
+                    tf.convert_to_tensor(self._soft_free_bits_weight),
+                    mean_kl,
+                    options["soft_free_bits_nats"],
+                )
+            )
         self.after_step()
         self._update_metrics(loss, terms)
         return self.get_metrics_result()
