@@ -1,4 +1,4 @@
-"""The command line: list, describe, sample, reconstruct, evaluate, train, export."""
+"""The command line: one command for each thing that is done with a model."""
 
 import contextlib
 import datetime
@@ -65,6 +65,9 @@ def _import_tensorflow():
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+
+
+_KL_DRAWS = 16  # draws that an image's code length is averaged over
 
 
 def _positive(default=None):
@@ -152,8 +155,10 @@ def sample(name, num, seed, temperature, output):
 def reconstruct(name, num, draws, seed, output):
     """Encode images of NAME's evaluation split and draw them again.
 
-    The first row holds the images, the rows below draws of x' ~ p(x | z),
-    z ~ q(z | x), each from noise of its own.
+    This is lossy compression and decompression: the first row holds the images, the
+    rows below draws of x' ~ p(x | z), z ~ q(z | x), each from noise of its own. The
+    length of a code is its KL divergence from the prior, what bits-back coding
+    spends on it.
     """
     _writable_target(output)
     from vaezoo import zoo
@@ -182,6 +187,14 @@ def reconstruct(name, num, draws, seed, output):
     )
     plots.save_png(output, grid)
     click.echo(f"Wrote {output}: the images above, {draws} draws of each below")
+    # A flow's KL term is estimated at a draw, so one image's is an average.
+    terms = [model.elbo_terms(images, seed=seed + i) for i in range(_KL_DRAWS)]
+    nats = np.mean([part["kl"] for part in terms], axis=0)
+    each = ", ".join(f"{value:.1f}" for value in nats)
+    click.echo(
+        f"Code length of these images: {nats.mean():.2f} nats, "
+        f"{nats.mean() / math.log(2):.2f} bits on average ({each} nats)"
+    )
 
 
 @main.command()
@@ -406,6 +419,30 @@ def export(
         signatures=signatures.split(",") if signatures else None,
         jit=jit,
     )
+    click.echo(f"Wrote {path}")
+
+
+@main.command()
+@click.argument("experiment", metavar="PAPER/FIGURE")
+@click.option("--out", required=True, help="Folder of the runs, table and picture.")
+@click.option("--dataset", help="Another dataset than the experiment's.")
+@click.option("--epochs", help="Of each run; default: the experiment's.", **_positive())
+@click.option("--images", help="Test images measured.", **_positive())
+@click.option("--num-importance-samples", "-k", **_positive())
+@click.option("--seed", type=int, default=0, show_default=True)
+def reproduce(experiment, out, **options):
+    """Run an experiment of a paper again, at a stated budget.
+
+    Trains what the experiment compares, measures it, and writes a table and a
+    picture. Interrupted, the same command continues.
+    """
+    from vaezoo import experiments
+
+    if experiment not in experiments.list_experiments():
+        experiments.reproduce(experiment, out=out)  # raises the error that says more
+    _import_tensorflow()
+    path = experiments.reproduce(experiment, out=out, **options)
+    click.echo(path.read_text())
     click.echo(f"Wrote {path}")
 
 

@@ -1,0 +1,70 @@
+"""`vaezoo reproduce`: tables and pictures from runs of a stated budget."""
+
+import pytest
+import yaml
+
+from vaezoo import experiments, zoo
+from vaezoo.experiments import comparison
+
+
+@pytest.fixture
+def tiny_entry(monkeypatch):
+    """The digits entry, as a tiny VLAE."""
+    entry = zoo.describe("pixelvae_digits")
+    arguments = {
+        "image_shape": [8, 8, 1],
+        "latent_size": 3,
+        "flow_steps": 1,
+        "flow_hidden_sizes": [8],
+        "filters": 4,
+    }
+    recipe = entry.training.model_dump() | {"batch_size": 500}
+    content = entry.model_dump() | {
+        "name": "vlae_digits",
+        "model": {"class": "VLAE", "arguments": arguments},
+        "training": recipe,
+        "weights": None,
+        "measured": [],
+        "status": "untrained",
+    }
+    entry = zoo.ZooEntry.model_validate(content)
+    monkeypatch.setattr(comparison.zoo, "describe", lambda name: entry)
+
+
+def test_reproduce(tiny_entry, tmp_path):
+    """A row a variant, with its window; a second call repeats no run."""
+    options = {
+        "out": tmp_path,
+        "dataset": "digits",
+        "epochs": 1,
+        "images": 20,
+        "num_importance_samples": 2,
+        "verbose": 0,
+    }
+    path = experiments.reproduce("vlae/unconditional", **options)
+    text = path.read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert "-L_2" in lines[0] and "pixels" in lines[2]
+    assert "unconditional decoder" in lines[3] and "| 0.00 | 0.00 |" in lines[3]
+    assert "1 epochs of `digits`" in text and "first 20 test images" in text
+    assert (tmp_path / "vlae_unconditional.png").stat().st_size > 500
+    runs = sorted(p.name for p in (tmp_path / "runs" / "digits").iterdir())
+    assert runs == ["unconditional_decoder", "vlae"]
+    recorded = yaml.safe_load((tmp_path / "runs/digits/vlae/entry.yaml").read_text())
+    assert recorded["name"] == "vlae_digits_vlae"
+    logs = [
+        (tmp_path / "runs/digits" / run / "log.csv").read_text().splitlines()
+        for run in runs
+    ]
+    assert experiments.reproduce("vlae/unconditional", **options).read_text() == text
+    again = [
+        (tmp_path / "runs/digits" / run / "log.csv").read_text().splitlines()
+        for run in runs
+    ]
+    assert again == logs and all(len(log) == 2 for log in logs)
+
+
+def test_unknown_experiment(tmp_path):
+    with pytest.raises(ValueError, match="Did you mean vlae/priors"):
+        experiments.reproduce("vlae/prior", out=tmp_path)

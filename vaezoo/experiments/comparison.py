@@ -1,0 +1,127 @@
+"""Training a few variants of one model on one budget, and comparing them."""
+
+import math
+import platform
+import re
+from pathlib import Path
+
+import numpy as np
+
+from vaezoo import datasets, evaluation, plots, training, weights, zoo
+
+_SHOWN = 10  # images in the picture
+
+
+def compare(
+    entry_name,
+    variants,
+    *,
+    title,
+    out,
+    dataset,
+    epochs,
+    images,
+    num_importance_samples,
+    seed,
+    verbose,
+    columns=None,
+):
+    """Train and measure variants of an entry, and write a table and a picture.
+
+    Args:
+        entry_name: a name of the zoo; its training recipe is everybody's.
+        variants: dict of label to the constructor arguments that differ.
+        title: str, the table's heading. The files are named after it.
+        out, dataset, epochs, images, num_importance_samples, seed, verbose: as of
+            `vaezoo.experiments.reproduce`.
+        columns: dict of heading to a function from a model to a cell, or `None`.
+
+    Returns:
+        The path of the table.
+    """
+    entry = zoo.describe(entry_name)
+    data = datasets.load_dataset(dataset, "test", batch_size=_SHOWN)
+    shown = next(iter(data)).numpy()
+    header = ["model", "parameters", *(columns or {})]
+    header += ["-ELBO", "KL nats", "KL bits", f"-L_{num_importance_samples}"]
+    rows, pictures, trained = [], [shown], {}
+    for label, arguments in variants.items():
+        run = re.sub(r"[^a-z0-9]+", "_", label.lower()).strip("_")
+        variant = _variant(entry, f"{entry.name}_{run}", arguments)
+        model = training.train(
+            variant,
+            out=Path(out) / "runs" / dataset / run,
+            dataset=dataset,
+            epochs=epochs,
+            seed=seed,
+            resume=True,
+            verbose=verbose,
+        )
+        trained[label] = model
+        results = evaluation.evaluate(
+            model,
+            datasets.load_dataset(dataset, "test", batch_size=100),
+            images=images,
+            num_importance_samples=num_importance_samples,
+            seed=seed,
+            verbose=0 if verbose == 0 else "auto",
+        )
+        cells = [label, f"{_num_parameters(model):,}"]
+        cells += [function(model) for function in (columns or {}).values()]
+        rows.append([*cells, *_figures(results)])
+        pictures.append(
+            model.reconstruct(shown, seed=seed).numpy()
+            if model.latent_shapes
+            else model.sample(len(shown), seed=seed).numpy()
+        )
+    name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
+    plots.save_png(
+        Path(out) / f"{name}.png",
+        plots.image_grid(np.concatenate(pictures), columns=len(shown), levels=2),
+    )
+    path = Path(out) / f"{name}.md"
+    budget = (
+        f"{epochs} epochs of `{dataset}` each, by the recipe of `{entry.name}`; bounds "
+        f"in nats on the first {images:,} test images, with standard errors; seed "
+        f"{seed}; {platform.machine()} CPU."
+    )
+    below = [
+        f"{label} ({'decompressions' if model.latent_shapes else 'samples'})"
+        for label, model in trained.items()
+    ]
+    text = (
+        f"# {title}\n\n{budget}\n\n{_markdown(header, rows)}\n"
+        f"![{title}]({name}.png)\n\nTop row: test images. Below: {', '.join(below)}.\n"
+    )
+    with weights.atomic_path(path) as temporary:
+        Path(temporary).write_text(text)
+    return path
+
+
+def _variant(entry, name, arguments):
+    model = entry.model.model_copy(
+        update={"arguments": entry.model.arguments | arguments}
+    )
+    update = {"name": name, "model": model, "weights": None, "measured": []}
+    return entry.model_copy(update=update | {"status": "untrained", "paper": None})
+
+
+def _num_parameters(model):
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+
+
+def _figures(results):
+    """-ELBO, KL in nats and bits, and the bound, as the table's cells."""
+
+    def negative(name):
+        value, error = results[name]
+        return f"{-value:.2f} ± {error:.2f}"
+
+    kl = results["kl"][0]
+    bound = negative("log_likelihood")
+    return [negative("elbo"), f"{kl:.2f}", f"{kl / math.log(2):.2f}", bound]
+
+
+def _markdown(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
