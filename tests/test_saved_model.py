@@ -51,7 +51,7 @@ def inputs_for(model, name, num):
         "temperature": np.linspace(0.5, 1.5, num).astype(np.float32),
         "images": tiny.images_for(model, num, seed=2),
         "mask": generator.integers(0, 2, (num, *model.image_shape[:2], 1), np.uint8),
-        "z": generator.normal(size=(num, 3)).astype(np.float32),
+        "z": generator.normal(size=(num, model.latent_size)).astype(np.float32),
     }
     keys = {
         "sample": ["seed", "temperature"],
@@ -317,7 +317,22 @@ def test_subset_and_model_without_latents(tmp_path):
     assert manifest["num_importance_samples"] is None
 
 
-@pytest.mark.parametrize("name", ["vae", "gated_pixelvae_colour", "pixelcnn"])
+@pytest.mark.parametrize("name", ["vlae", "vlae_iaf"])
+@pytest.mark.slow
+def test_flows_export(tmp_path, name):
+    """Sequential draws of a prior, and both directions of a posterior, in a graph."""
+    model = tiny.build(name)
+    loaded = tf.saved_model.load(str(export(model, tmp_path / "1")))
+    for signature in NAMES:
+        for num in (1, 5):
+            inputs = inputs_for(model, signature, num)
+            outputs = loaded.signatures[signature](
+                **tf.nest.map_structure(tf.constant, inputs)
+            )
+            assert_same(outputs, in_python(model, signature, inputs))
+
+
+@pytest.mark.parametrize("name", ["vae", "gated_pixelvae_colour", "pixelcnn", "vlae"])
 @pytest.mark.slow
 def test_jit_equals_python_and_takes_no_rows(tmp_path, name):
     model = tiny.build(name)

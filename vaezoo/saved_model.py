@@ -12,13 +12,13 @@ import tensorflow as tf
 
 import vaezoo
 from vaezoo import inference, zoo
+from vaezoo.models.vae import ROWS_PER_PASS
 
 EXTRA_FOLDER = "assets.extra"  # where TF Serving looks for what is not TensorFlow's
 MANIFEST_FILE = "manifest.json"
 WARMUP_FILE = "tf_serving_warmup_requests"
 
 _NUM_ROUNDS = 10  # of `complete`
-_ROWS_PER_PASS = 128  # decoder rows (images x importance samples) scored at once
 
 
 def export(
@@ -171,8 +171,8 @@ def _signature_functions(model, num_importance_samples, jit):
 
 def _scored(model, images, seeds, num_importance_samples):
     """`model._log_likelihood` in blocks of rows, so that memory is bounded."""
-    chunk = min(num_importance_samples, _ROWS_PER_PASS) if model.latent_shapes else 1
-    block = _ROWS_PER_PASS // chunk
+    chunk = min(num_importance_samples, ROWS_PER_PASS) if model.latent_shapes else 1
+    block = ROWS_PER_PASS // chunk
 
     def score_block(start, nats):
         rows = slice(start, start + block)

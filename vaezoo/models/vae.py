@@ -12,7 +12,7 @@ from vaezoo import inference, sampling
 from vaezoo.layers import weight_norm
 
 _SAMPLE_BUCKETS = (1, 4, 16, 64, 256)  # batch sizes that the scan is compiled for
-_ROWS_PER_PASS = 128  # decoder rows (images x importance samples) computed at once
+ROWS_PER_PASS = 128  # decoder rows (images x importance samples) computed at once
 _EVALUATION_STEP = -1  # keys the noise of `test_step`, which no training step shares
 
 
@@ -470,10 +470,13 @@ class VAE(keras.Model):
         return tf.clip_by_global_norm(gradients, limit)[0]
 
     def test_step(self, data):
-        """The ELBO's terms with the KL weight 1; noise depends on the row alone."""
+        """The ELBO's terms with the KL weight 1.
+
+        An image's noise is keyed by the image, so that the figure depends neither on
+        the order nor on the batches.
+        """
         images = self._batch(data)
-        rows, _ = self._global_rows(images)
-        seeds = self._seeds(_EVALUATION_STEP, rows)
+        seeds = self._seeds(_EVALUATION_STEP, _hashes(images))
         terms, latents = self._elbo_terms(images, seeds)
         loss = -terms["elbo"]
         auxiliary = self.auxiliary_loss(images, latents)
@@ -587,7 +590,7 @@ class VAE(keras.Model):
     def _log_likelihood(self, images, seeds, *, num_importance_samples, chunk=None):
         if not self.latent_shapes:
             return self.likelihood({}, seeds=seeds).log_prob(images)
-        chunk = chunk or min(int(num_importance_samples), _ROWS_PER_PASS)
+        chunk = chunk or min(int(num_importance_samples), ROWS_PER_PASS)
         features = self.features(images)
 
         def repeat(tensor):
@@ -734,8 +737,8 @@ class VAE(keras.Model):
                 "`num_importance_samples` must be an integer of at least 1. Received: "
                 f"num_importance_samples={count!r}. 1 estimates the ELBO."
             )
-        chunk = min(int(count), _ROWS_PER_PASS)
-        buckets = [b for b in _SAMPLE_BUCKETS if b * chunk <= 2 * _ROWS_PER_PASS]
+        chunk = min(int(count), ROWS_PER_PASS)
+        buckets = [b for b in _SAMPLE_BUCKETS if b * chunk <= 2 * ROWS_PER_PASS]
         return self._score(
             "log_likelihood",
             images,
@@ -878,6 +881,13 @@ class VAE(keras.Model):
             (images, mask, seeds),
             buckets=_SAMPLE_BUCKETS,
         )
+
+
+def _hashes(images):
+    """An int64 for each image, `[batch]`, a sum of its levels times fixed numbers."""
+    flat = tf.reshape(images, [-1, math.prod(images.shape[1:])])
+    numbers = sampling.fold_in(0, tf.range(flat.shape[1], dtype=tf.int64))
+    return tf.reduce_sum(tf.cast(flat, tf.int64) * numbers, axis=1)  # wraps
 
 
 def _ones(seeds):
