@@ -42,7 +42,7 @@ def raster_matrix(jacobian, num_colours):
 @pytest.mark.parametrize("name", tiny.AUTOREGRESSIVE)
 def test_no_leak(name, training):
     """A (pixel, colour)'s parameters do not depend on itself nor on any later one."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     num = 4
     seeds = tf.range(num, dtype=tf.int64)
     values, _ = model.generate(seeds, temperature=tf.ones([num]))
@@ -56,7 +56,7 @@ def test_no_leak(name, training):
 @pytest.mark.parametrize("name", ["gated_pixelvae_noup", "gated_pixelvae_colour"])
 def test_no_blind_spot(name):
     """The gated decoders see every earlier (pixel, colour) of a small image."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     distribution = tiny.likelihood(model, 4)
     jacobian = influence(distribution.params, tiny.images_for(model, 4))
     matrix = raster_matrix(jacobian, model.image_shape[2])
@@ -96,7 +96,7 @@ def test_plain_network_has_the_blind_spot_of_its_kernels():
 @pytest.mark.parametrize("name", ["gated_pixelvae_colour", "pixelcnn_colour"])
 def test_colour_order(name):
     """Within a pixel: R sees no colour, G sees R, B sees R and G (T3)."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     distribution = tiny.likelihood(model, 16)
     jacobian = influence(distribution.params, tiny.images_for(model, 16))
     pixels = np.arange(4)
@@ -124,7 +124,7 @@ def test_colour_order_at_width_not_divisible_by_three(gated):
 @pytest.mark.parametrize("name", tiny.AUTOREGRESSIVE)
 def test_cached_scan_equals_naive_scan(name):
     """From the same noise, the same images; each draw conditions the next."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     distribution = tiny.likelihood(model, 5)
     uniforms = np.random.default_rng(1).uniform(size=(5, *distribution.noise_shape))
     uniforms = tf.constant(uniforms, tf.float32)
@@ -140,7 +140,7 @@ def test_cached_scan_equals_naive_scan(name):
 )
 def test_scan_forces_known_pixels(name):
     """Known pixels come back, and condition the missing ones as in the naive scan."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     distribution = tiny.likelihood(model, 3)
     images = tiny.images_for(model, 3)
     generator = np.random.default_rng(2)
@@ -158,7 +158,7 @@ def test_scan_forces_known_pixels(name):
 @pytest.mark.parametrize("name", ["gated_pixelvae_noup", "pixelcnn"])
 def test_xla_scan_equals_graph_scan(name):
     """On binary images a float tie needs a uniform within rounding of p: none here."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     compiled = model.sample(5, seed=3).numpy()
     graph = model.sample(5, seed=3, jit=False).numpy()
     np.testing.assert_array_equal(compiled, graph)
@@ -167,6 +167,6 @@ def test_xla_scan_equals_graph_scan(name):
 def test_no_batch_normalization_in_a_decoder():
     """Statistics over positions would show a pixel the future (T4)."""
     for name in tiny.AUTOREGRESSIVE:
-        network = tiny.likelihood(tiny.build(name), 2)._network
+        network = tiny.likelihood(tiny.shared(name), 2)._network
         layers = network._flatten_layers()
         assert not any("BatchNorm" in type(layer).__name__ for layer in layers)

@@ -12,7 +12,7 @@ from vaezoo import evaluation
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny.build("gated_pixelvae_noup")
+    return tiny.shared("gated_pixelvae_noup")
 
 
 def test_figures_are_means_over_the_images(model):
@@ -47,7 +47,7 @@ def test_datasets_arrays_and_limits_agree(model):
 
 
 def test_exact_likelihood_without_latents():
-    model = tiny.build("pixelcnn")
+    model = tiny.shared("pixelcnn")
     results = evaluation.evaluate(model, tiny.images_for(model, 6))
     assert results["log_likelihood"] == pytest.approx(results["elbo"], rel=1e-5)
     assert "active_units/z" not in results

@@ -211,7 +211,7 @@ def test_prior_flow_equals_posterior_flow():
     From the same noise: the posterior f^-1(q), a standard normal prior and the
     decoder p(x | f(eps)) give the ELBO of the model with the flow as its prior.
     """
-    model = tiny.build("vlae")
+    model = tiny.shared("vlae")
     images = tiny.images_for(model, 5)
     seeds = tf.range(5, dtype=tf.int64)
     latents, _ = model.infer(model.features(images), seeds=seeds)
@@ -257,7 +257,7 @@ def test_flow_variables_are_the_models(name, tmp_path):
 
 def test_prior_draws_follow_the_density():
     """Tempered noise scales the base: log p of draws falls as temperature rises."""
-    model = tiny.build("vlae")
+    model = tiny.shared("vlae")
     seeds = tf.range(500, dtype=tf.int64)
     values, _ = model.generate(seeds, temperature=tf.ones([500]))
     prior = model.prior(500)

@@ -105,7 +105,7 @@ def test_temperature_sharpens():
 
 
 def test_independent_image_scores_what_it_draws():
-    model = tiny.build("vae")
+    model = tiny.shared("vae")
     distribution = tiny.likelihood(model, 1)
     probabilities = tf.sigmoid(distribution.params(None))[0]
     num = 4000

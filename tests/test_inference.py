@@ -168,7 +168,7 @@ def test_bits_per_dim():
 @pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
 def test_model_bounds(name):
     """K = 1 is the draw of the ELBO; more samples tighten it; the chunk is silent."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     images = tiny.images_for(model, 12)
     terms = model.elbo_terms(images)
     one = model.log_likelihood(images).numpy()

@@ -64,7 +64,7 @@ def test_noise_has_its_distribution():
 @pytest.mark.parametrize("name", ["gated_pixelvae_noup", "pixelcnn", "vae"])
 def test_rows_are_independent_of_the_batch(name):
     """A batch of 5 and five batches of 1 agree, and so do any two sizes."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     together = model.sample(5, seed=11).numpy()
     np.testing.assert_array_equal(model.sample(3, seed=11), together[:3])
     seeds = sampling.row_seeds(11, 5)
@@ -76,13 +76,13 @@ def test_rows_are_independent_of_the_batch(name):
 
 
 def test_unseeded_samples_differ():
-    model = tiny.build("gated_pixelvae_noup")
+    model = tiny.shared("gated_pixelvae_noup")
     assert np.any(model.sample(4).numpy() != model.sample(4).numpy())
 
 
 def test_temperature_reaches_latents_and_pixels():
     """Cold images agree with each other far more; rows have their own temperature."""
-    model = tiny.build("gated_pixelvae_noup")
+    model = tiny.shared("gated_pixelvae_noup")
     cold = model.sample(16, seed=0, temperature=0.01).numpy()
     warm = model.sample(16, seed=0).numpy()
     assert cold.var(0).mean() < 0.5 * warm.var(0).mean()
@@ -94,7 +94,7 @@ def test_temperature_reaches_latents_and_pixels():
 @pytest.mark.parametrize("num", [0, -1, 1.5, True, "3"])
 def test_bad_counts(num):
     with pytest.raises(ValueError, match="`num` must be an integer of at least 1"):
-        tiny.build("pixelcnn", initialized=False).sample(num)
+        tiny.shared("pixelcnn").sample(num)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_bad_counts(num):
 )
 def test_bad_temperatures(temperature):
     with pytest.raises(ValueError, match="`temperature` must be positive and finite"):
-        tiny.build("pixelcnn", initialized=False).sample(2, temperature=temperature)
+        tiny.shared("pixelcnn").sample(2, temperature=temperature)
 
 
 def test_bad_seed_arrays():
-    model = tiny.build("pixelcnn", initialized=False)
+    model = tiny.shared("pixelcnn")
     with pytest.raises(ValueError, match=r"int64 \[2\], one a row"):
         model.sample(2, seed=np.zeros(3, np.int64))
     with pytest.raises(ValueError, match=r"int64 \[2\], one a row"):

@@ -23,7 +23,7 @@ NAMES = ["sample", "log_likelihood", "encode", "decode", "reconstruct", "complet
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny.build("gated_pixelvae_noup")
+    return tiny.shared("gated_pixelvae_noup")
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +304,7 @@ def test_loads_with_tensorflow_alone(folder, answers, tmp_path, script):
 
 
 def test_subset_and_model_without_latents(tmp_path):
-    model = tiny.build("gated_pixelcnn")
+    model = tiny.shared("gated_pixelcnn")
     path = export(model, tmp_path / "2", signatures=["log_likelihood", "sample"])
     loaded = tf.saved_model.load(str(path))
     assert set(loaded.signatures) == {"sample", "log_likelihood", "serving_default"}
@@ -321,7 +321,7 @@ def test_subset_and_model_without_latents(tmp_path):
 @pytest.mark.slow
 def test_flows_export(tmp_path, name):
     """Sequential draws of a prior, and both directions of a posterior, in a graph."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     loaded = tf.saved_model.load(str(export(model, tmp_path / "1")))
     for signature in NAMES:
         for num in (1, 5):
@@ -335,7 +335,7 @@ def test_flows_export(tmp_path, name):
 @pytest.mark.parametrize("name", ["vae", "gated_pixelvae_colour", "pixelcnn", "vlae"])
 @pytest.mark.slow
 def test_jit_equals_python_and_takes_no_rows(tmp_path, name):
-    model = tiny.build(name)
+    model = tiny.shared(name)
     path = export(model, tmp_path / "1", jit=True, signatures=["sample", "complete"])
     loaded = tf.saved_model.load(str(path))
     for num in (0, 3):

@@ -36,7 +36,7 @@ def test_parameter_counts_are_the_papers(arguments, expected):
 @pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
 def test_terms_add_up(name):
     """elbo == -(reconstruction + kl), kl == sum of kl/<latent>."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     terms = model.elbo_terms(tiny.images_for(model, 20))
     np.testing.assert_allclose(
         terms["elbo"], -(terms["reconstruction"] + terms["kl"]), rtol=1e-6
@@ -83,7 +83,7 @@ def test_uniform_model_scores_log_two_a_pixel():
 
 @pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
 def test_every_parameter_in_use_gets_a_gradient(name):
-    model = tiny.build(name)
+    model = tiny.shared(name)
     seeds = tf.range(16, dtype=tf.int64)
     with tf.GradientTape() as tape:
         terms, _ = model._elbo_terms(tiny.images_for(model, 16), seeds, training=True)
@@ -92,7 +92,8 @@ def test_every_parameter_in_use_gets_a_gradient(name):
     gradients = tape.gradient(loss, variables)
     without = {v.path for v, g in zip(variables, gradients, strict=True) if g is None}
     # The last vertical gate feeds nothing: its code is the paper's, and unused.
-    blocks = getattr(model.decoder, "blocks", None) or [None]
+    decoder = getattr(model, "decoder", None)
+    blocks = getattr(decoder, "blocks", None) or [None]
     unused = f"block_{len(blocks) - 1}/vertical_code/"
     assert all(unused in path for path in without)
 
@@ -100,7 +101,7 @@ def test_every_parameter_in_use_gets_a_gradient(name):
 @pytest.mark.parametrize("name", tiny.WITH_LATENTS)
 def test_generation_uses_the_prior_only(name):
     """A sample is `decode` of a draw from the prior: it sees no image (T15)."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     seeds = sampling.row_seeds(4, 3)
     values, _ = model.generate(tf.constant(seeds), temperature=tf.ones([3]))
     decoded = model.decode(values, seed=seeds).numpy()
@@ -109,7 +110,7 @@ def test_generation_uses_the_prior_only(name):
 
 @pytest.mark.parametrize("name", tiny.WITH_LATENTS)
 def test_encode_decode_reconstruct(name):
-    model = tiny.build(name)
+    model = tiny.shared(name)
     images = tiny.images_for(model, 6)
     latents = model.encode(images, seed=2)
     assert {k: v.shape[1:] for k, v in latents.items()} == model.latent_shapes
@@ -129,7 +130,7 @@ def test_encode_decode_reconstruct(name):
 @pytest.mark.parametrize("name", ["gated_pixelvae_noup", "pixelcnn", "vae"])
 def test_complete(name):
     """Known pixels come back; nothing to fill returns the input."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     images = tiny.images_for(model, 3)
     mask = np.zeros((3, *model.image_shape[:2], 1), np.uint8)
     np.testing.assert_array_equal(model.complete(images, mask), images)
@@ -308,7 +309,7 @@ BAD_IMAGES = {
 @pytest.mark.parametrize("method", ["elbo", "log_likelihood", "encode", "reconstruct"])
 def test_bad_images(kind, method):
     images, received = BAD_IMAGES[kind]
-    model = tiny.build("gated_pixelvae_noup", initialized=False)
+    model = tiny.shared("gated_pixelvae_noup")
     with pytest.raises(ValueError, match=received):
         getattr(model, method)(images)
 
@@ -326,7 +327,7 @@ def test_bad_images_in_fit():
 
 
 def test_bad_arguments():
-    model = tiny.build("gated_pixelvae_noup", initialized=False)
+    model = tiny.shared("gated_pixelvae_noup")
     images = tiny.images_for(model, 2)
     mask = np.zeros((2, 8, 8, 1), np.uint8)
     for count in (0, -1, 1.5):
@@ -347,7 +348,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="`latents` must hold exactly"):
         model.decode({"y": np.zeros((2, 3), np.float32)})
     with pytest.raises(ValueError, match="has no latents"):
-        tiny.build("pixelcnn", initialized=False).decode({})
+        tiny.shared("pixelcnn").decode({})
 
 
 @pytest.mark.parametrize(

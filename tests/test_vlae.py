@@ -40,14 +40,14 @@ def test_parameter_counts_are_the_papers(arguments, expected):
 
 def test_tied_layers_share_their_direction_and_nothing_else():
     """Five type-B layers: one direction, five gains and biases, each its own (T8)."""
-    model = tiny.build("vlae")
+    model = tiny.shared("vlae")
     blocks = model.pixelcnn.blocks
     assert len({id(block.direction) for block in blocks}) == 1
     assert len({id(block.gain) for block in blocks}) == len(blocks) == 3
     # Each layer's gain is of its own initialisation, not of the last one's.
     gains = [tuple(block.gain.numpy()) for block in blocks]
     assert len(set(gains)) == len(blocks)
-    untied = tiny.build("vlae_iaf").pixelcnn.blocks
+    untied = tiny.shared("vlae_iaf").pixelcnn.blocks
     assert len({id(block.direction) for block in untied}) == len(untied)
 
 
@@ -83,13 +83,13 @@ def test_receptive_field_is_the_window(arguments, pixels):
 
 
 def test_receptive_field_of_independent_pixels_is_empty():
-    assert evaluation.receptive_field(tiny.build("vlae_factorised")).sum() == 0
+    assert evaluation.receptive_field(tiny.shared("vlae_factorised")).sum() == 0
 
 
 @pytest.mark.parametrize("name", ["vlae", "vlae_iaf"])
 def test_maps_of_the_code_reach_the_first_pixel_unless_masked(name):
     """With the paper's literal mask the first pixel does not see z's maps there."""
-    model = tiny.build(name)
+    model = tiny.shared(name)
     values, _ = model.generate(tf.range(8, dtype=tf.int64), temperature=tf.ones([8]))
     images = tf.constant(tiny.images_for(model, 8))
     with tf.GradientTape() as tape:
@@ -102,7 +102,7 @@ def test_maps_of_the_code_reach_the_first_pixel_unless_masked(name):
 
 def test_sampled_rows_depend_on_their_seed_alone():
     """Through the sequential flow of the prior too."""
-    model = tiny.build("vlae")
+    model = tiny.shared("vlae")
     seeds = np.array([5, 6, 7], np.int64)
     together = model.sample(3, seed=seeds).numpy()
     alone = [model.sample(1, seed=seeds[i : i + 1]).numpy()[0] for i in range(3)]
@@ -111,7 +111,7 @@ def test_sampled_rows_depend_on_their_seed_alone():
 
 def test_decompressions_are_draws():
     """Binary images, another one for another seed, from the same code."""
-    model = tiny.build("vlae")
+    model = tiny.shared("vlae")
     images = tiny.images_for(model, 4)
     codes = model.encode(images, seed=0)
     first, second = (model.decode(codes, seed=seed).numpy() for seed in (0, 1))
@@ -120,7 +120,7 @@ def test_decompressions_are_draws():
 
 
 def test_mean_of_a_flow_posterior_is_where_the_flow_takes_the_mean():
-    model = tiny.build("vlae_iaf")
+    model = tiny.shared("vlae_iaf")
     images = tf.constant(tiny.images_for(model, 4))
     features = model.features(images)
     flow = model._flow(model.posterior_flow, context=features["context"])

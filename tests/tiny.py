@@ -1,5 +1,7 @@
 """A tiny configuration of every model: the property tests run over all of them."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -77,6 +79,15 @@ def build(name, *, initialized=True, seed=0):
     if initialized:
         model.initialize(images_for(model, 64))
     return model
+
+
+@functools.cache
+def shared(name):
+    """`build(name)`, built once: for tests that change neither weights nor layers.
+
+    What the model compiles for one test is there for the next.
+    """
+    return build(name)
 
 
 def images_for(model, num, *, seed=0):
