@@ -15,24 +15,38 @@ from vaezoo.layers.pixelcnn import GatedPixelCNN, PixelCNN
 SHAPE = (2, 2, 3)
 
 
-@pytest.fixture(scope="module", params=[GatedPixelCNN, PixelCNN])
+# network, head, arguments of the network
+DECODERS = {
+    "gated": (GatedPixelCNN, image_distributions.Bernoulli(3), {}),
+    "plain": (PixelCNN, image_distributions.Bernoulli(3), {}),
+    "fame": (
+        PixelCNN,
+        image_distributions.Categorical(3, levels=2),
+        {"block_size": 2, "normalized": False},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=DECODERS)
 def tiny_image(request):
     """An autoregressive distribution over the 4,096 binary 2x2x3 images."""
     tf.keras.utils.set_random_seed(3)
-    network = request.param(
+    cls, head, options = DECODERS[request.param]
+    network = cls(
         num_colours=3,
-        num_outputs=3,
+        num_outputs=head.num_outputs,
         filters=6,
         num_layers=3,
         kernel_size=3,
         first_kernel_size=3,
         head_filters=(6,),
+        **options,
     )
     network(tf.zeros([1, *SHAPE]))
     for layer in network._flatten_layers(include_self=False):
-        if hasattr(layer, "gain"):  # far from uniform: every pixel matters
+        if getattr(layer, "gain", None) is not None:
+            # Far from uniform: every pixel matters.
             layer.gain.assign(3.0 * tf.ones_like(layer.gain))
-    head = image_distributions.Bernoulli(3)
     return lambda batch: image_distributions.AutoregressiveImage(
         network, head, image_shape=SHAPE, batch_size=batch
     )
@@ -85,6 +99,54 @@ def test_bernoulli_head_is_stable_and_differentiable():
         gradient = tape.gradient(nats, logits)
         assert np.all(np.isfinite(nats)) and np.all(np.isfinite(gradient))
     assert float(nats[2]) == pytest.approx(-math.log(2))
+
+
+def test_categorical_head_scores_what_it_draws():
+    """Inverse CDF: the share of a grid of uniforms that gives a level is its mass."""
+    head = image_distributions.Categorical(3, levels=5)
+    params = tf.random.stateless_normal([1, 15], seed=[0, 0]) * 2
+    logits = params.numpy().reshape(5, 3)  # output k: level k // 3 of channel k mod 3
+    mass = np.exp(logits) / np.exp(logits).sum(0)
+    num = 10_000
+    grid = (tf.range(num, dtype=tf.float32) + 0.5)[:, None] / num
+    for channel in range(3):
+        drawn = head.draw(
+            tf.repeat(params, num, 0),
+            tf.repeat(grid, 3, 1),
+            values=tf.zeros([num, 3]),
+            step=channel,
+            temperature=tf.ones([num, 1]),
+        ).numpy()
+        shares = np.bincount(drawn[:, channel].astype(int), minlength=5) / num
+        np.testing.assert_allclose(shares, mass[:, channel], atol=2e-4)
+        assert np.all(np.delete(drawn, channel, axis=1) == 0)
+    values = tf.constant([[0.0, 3.0, 4.0]])
+    expected = np.log(mass[[0, 3, 4], [0, 1, 2]]).sum()
+    np.testing.assert_allclose(head.log_prob(params, values), [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("logit", [-300.0, 0.0, 300.0])
+def test_categorical_head_at_the_ends(logit):
+    """A uniform of 0 or just below 1 draws a level of the range, whatever the mass."""
+    head = image_distributions.Categorical(1, levels=256)
+    params = tf.concat([tf.fill([1, 1], logit), tf.zeros([1, 255])], axis=1)
+    for uniform in (0.0, float(np.nextafter(np.float32(1), np.float32(0)))):
+        drawn = head.draw(
+            params,
+            tf.constant([[uniform]]),
+            values=tf.zeros([1, 1]),
+            step=0,
+            temperature=tf.ones([1, 1]),
+        )
+        nats = head.log_prob(params, drawn)
+        assert 0 <= float(drawn[0, 0]) <= 255 and np.isfinite(nats[0])
+        assert float(nats[0]) > -20  # never a level of no mass
+
+
+def test_uniform_categorical_is_eight_bits_a_dimension():
+    head = image_distributions.Categorical(3)
+    nats = head.log_prob(tf.zeros([1, 768]), tf.constant([[0.0, 128.0, 255.0]]))
+    assert float(nats[0]) / (3 * math.log(2)) == pytest.approx(-8.0)
 
 
 def test_temperature_sharpens():

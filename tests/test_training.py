@@ -348,6 +348,7 @@ def test_compile_arguments():
     )
     assert arguments == {
         "kl_warmup_steps": 8,
+        "kl_warmup_start": 0.0,
         "free_bits_nats": 0.5,
         "soft_free_bits_nats": 4.0,
         "gradient_clip": {"by": "value", "limit": 1.0, "unit": "per_dim"},

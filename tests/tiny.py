@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from vaezoo.models.fame import FAME
 from vaezoo.models.pixelvae import PixelVAE
 from vaezoo.models.vlae import VLAE
 
@@ -18,6 +19,13 @@ _VLAE = {
     "flow_hidden_sizes": (7, 8),
     "filters": 4,
     "num_layers": 4,
+}
+_FAME = {
+    "image_shape": (4, 4, 3),
+    "levels": 5,
+    "latent_sizes": (2, 2, 3, 2, 3),
+    "filters": 6,
+    "pixelcnn_filters": 6,
 }
 
 # name -> (class, arguments)
@@ -59,8 +67,24 @@ CONFIGURATIONS = {
         {**_VLAE, "decoder": "factorised", "flow_transform": "affine"},
     ),
     "vlae_unconditional": (VLAE, {**_VLAE, "latent_size": 0}),
+    "fame": (FAME, _FAME),
+    "fame_gray": (
+        FAME,
+        {
+            **_FAME,
+            "image_shape": (6, 6, 1),
+            "levels": 2,
+            "spatial": False,
+            "filters": 16,
+        },
+    ),
+    "fame_noconcat": (FAME, {**_FAME, "concatenate": False}),
 }
-INDEPENDENT = ("vae", "vlae_factorised")  # pixels are independent given the latents
+INDEPENDENT = (
+    "vae",
+    "vlae_factorised",
+    "fame_noconcat",
+)  # pixels are independent given the latents
 WITHOUT_LATENTS = (
     "pixelcnn",
     "gated_pixelcnn",

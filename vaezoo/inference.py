@@ -42,11 +42,11 @@ class Latent:
             return -self.log_ratio()
 
 
-def diagonal_normal(loc, scale):
-    """`N(loc, scale^2)` over the last axis, in float32: event shape `[size]`."""
+def diagonal_normal(loc, scale, *, event_ndims=1):
+    """`N(loc, scale^2)` over the last `event_ndims` axes, in float32."""
     return tfd.Independent(
         tfd.Normal(tf.cast(loc, tf.float32), tf.cast(scale, tf.float32)),
-        reinterpreted_batch_ndims=1,
+        reinterpreted_batch_ndims=event_ndims,
     )
 
 
@@ -61,11 +61,12 @@ def bounded_log_scale(log_scale, limit=10.0):
     return log_scale + tf.stop_gradient(bounded - log_scale)
 
 
-def kl_weight(step, kl_warmup_steps):
-    """KL warm-up: `min(1, step / kl_warmup_steps)`, 1 without warm-up."""
+def kl_weight(step, kl_warmup_steps, start=0.0):
+    """KL warm-up: linear from `start` to 1 over the steps; 1 without warm-up."""
     if not kl_warmup_steps:
         return tf.constant(1.0)
-    return tf.minimum(1.0, tf.cast(step, tf.float32) / float(kl_warmup_steps))
+    done = tf.minimum(1.0, tf.cast(step, tf.float32) / float(kl_warmup_steps))
+    return start + (1.0 - start) * done
 
 
 def free_bits(kl, mean_kl, free_bits_nats):

@@ -61,6 +61,7 @@ def compile_arguments(recipe, *, steps_per_epoch=None):
             learning_rate, beta_2=recipe.beta_2, **averaging
         ),
         "kl_warmup_steps": recipe.kl_warmup_steps,
+        "kl_warmup_start": recipe.kl_warmup_start,
         "free_bits_nats": recipe.free_bits_nats,
         "soft_free_bits_nats": recipe.soft_free_bits_nats,
         "gradient_clip": None if clip is None else clip.model_dump(),

@@ -67,6 +67,7 @@ class Recipe(_Schema):
     beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     gradient_clip: GradientClip | None = None
     kl_warmup_steps: NonNegativeInt = 0
+    kl_warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.0
     free_bits_nats: NonNegativeFloat = 0.0
     soft_free_bits_nats: NonNegativeFloat = 0.0
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -57,6 +57,8 @@ class PixelCNN(keras.layers.Layer):
         tied: bool. Whether the type-B layers share one kernel's direction.
         pointwise_after: tuple of ints. Numbers of masked layers after which there
             are two residual blocks of two 1x1 convolutions each.
+        block_size: int. Type-B layers in a residual block.
+        normalized: bool. Whether the layers are weight-normalised.
     """
 
     def __init__(
@@ -74,11 +76,14 @@ class PixelCNN(keras.layers.Layer):
         activation="relu",
         tied=False,
         pointwise_after=(),
+        block_size=1,
+        normalized=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_colours = num_colours
         self.filters = filters
+        self.block_size = block_size
         self.activation = keras.activations.get(activation)
 
         def conv(width, size, mask_type, name, **options):
@@ -87,6 +92,7 @@ class PixelCNN(keras.layers.Layer):
                 size,
                 mask_type=mask_type,
                 num_groups=num_colours,
+                normalized=normalized,
                 name=name,
                 **options,
             )
@@ -124,11 +130,16 @@ class PixelCNN(keras.layers.Layer):
         inputs = images if maps is None else tf.concat([images, maps], axis=-1)
         activation = self.activation
         features = self.first(inputs)
+        shortcut = features
         for index, residual_blocks in enumerate(self.pointwise):
             if index:
-                features += self.blocks[index - 1](activation(features))
+                features = self.blocks[index - 1](activation(features))
+                if index % self.block_size == 0:
+                    features += shortcut
+                    shortcut = features
             for inner, outer in residual_blocks:
                 features += outer(activation(inner(activation(features))))
+                shortcut = features
         for layer in self.head:
             features = layer(activation(features))
         return features
@@ -174,6 +185,7 @@ class _PixelCNNScanner:
             bias = tf.stack([b.static_term(k) for b, k in pairs])
             self.bias = bias[:, None, None, :]
         self.activation = network.activation
+        self.block_size = network.block_size
         self.pointwise = [
             [[_pointwise(layer) for layer in pair] for pair in pairs]
             for pairs in network.pointwise
@@ -234,15 +246,20 @@ class _PixelCNNScanner:
         if self.first.sees_centre:
             features += tf.matmul(x, self.first_centre)
         activations = []
+        shortcut = features
         for index, residual_blocks in enumerate(self.pointwise):
             if index:
                 activations.append(self.activation(features))
                 centre = self.centre[index - 1]
-                features += pre[index] + tf.matmul(activations[-1], centre)
+                features = pre[index] + tf.matmul(activations[-1], centre)
+                if index % self.block_size == 0:
+                    features += shortcut
+                    shortcut = features
             for (kernel, bias), (outer_kernel, outer_bias) in residual_blocks:
                 inner = tf.matmul(self.activation(features), kernel) + bias
                 outer = tf.matmul(self.activation(inner), outer_kernel)
                 features += outer + outer_bias
+                shortcut = features
         for kernel, bias in self.head:
             features = tf.matmul(self.activation(features), kernel) + bias
         return features, (tf.stack(activations) if activations else None)

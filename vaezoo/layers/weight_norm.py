@@ -12,9 +12,11 @@ initialised in the order in which the network calls them.
 """
 
 import contextlib
+import math
 import weakref
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 _MIN_VARIANCE = 1e-8  # below it a unit is constant on the batch: leave its gain alone
@@ -46,11 +48,17 @@ class WeightNormalized(keras.layers.Layer):
         activation: function applied to the output, or `None`.
         init_scale: float. Standard deviation of the output after data-dependent
             initialisation.
+        normalized: bool. Without, `w = v`, started as in He et al. (2015) with the
+            inputs that are not masked; there is no gain, and nothing is initialised
+            on data.
     """
 
-    def __init__(self, filters, *, activation=None, init_scale=1.0, **kwargs):
+    def __init__(
+        self, filters, *, activation=None, init_scale=1.0, normalized=True, **kwargs
+    ):
         super().__init__(**kwargs)
         self.filters = filters
+        self.normalized = normalized
         self.activation = keras.activations.get(activation)
         self.init_scale = init_scale
         self._tied_to = None
@@ -71,8 +79,12 @@ class WeightNormalized(keras.layers.Layer):
             size if axis == output_axis % len(shape) else 1
             for axis, size in enumerate(shape)
         ]
+        stddev = 0.05
+        if not self.normalized:
+            fan_in = np.sum(np.broadcast_to(mask, shape)) / self.filters
+            stddev = math.sqrt(2.0 / max(fan_in, 1.0))
+        normal = keras.initializers.RandomNormal(stddev=stddev)
         # The norm is taken in float32 under every precision policy.
-        normal = keras.initializers.RandomNormal(stddev=0.05)
         if self._tied_to is None:
             self.direction = self.add_weight(
                 name="direction",
@@ -82,9 +94,11 @@ class WeightNormalized(keras.layers.Layer):
             )
         else:
             self.direction = self._tied_to().direction
-        self.gain = self.add_weight(
-            name="gain", shape=[self.filters], initializer="ones", autocast=False
-        )
+        self.gain = None
+        if self.normalized:
+            self.gain = self.add_weight(
+                name="gain", shape=[self.filters], initializer="ones", autocast=False
+            )
         self.bias = self.add_weight(
             name="bias", shape=[self.filters], initializer="zeros"
         )
@@ -95,6 +109,8 @@ class WeightNormalized(keras.layers.Layer):
 
     def kernel(self):
         """The effective weights `g v / ||v||`, in the compute dtype."""
+        if not self.normalized:
+            return tf.cast(self.taps(), self.compute_dtype)
         return tf.cast(
             self._unit_kernel() * tf.reshape(self.gain, self._gain_shape),
             self.compute_dtype,
@@ -111,7 +127,7 @@ class WeightNormalized(keras.layers.Layer):
         raise NotImplementedError
 
     def call(self, inputs):
-        if _initializing:
+        if _initializing and self.normalized:
             self._initialize(inputs)
         outputs = self.linear(inputs, self.kernel()) + self.bias
         return self.activation(outputs)

@@ -2,7 +2,7 @@
 
 import importlib
 
-_MODULES = {"PixelVAE": "pixelvae", "VLAE": "vlae"}
+_MODULES = {"FAME": "fame", "PixelVAE": "pixelvae", "VLAE": "vlae"}
 
 
 def get_class(name):

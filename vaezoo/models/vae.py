@@ -129,7 +129,7 @@ class VAE(keras.Model):
             name: tuple(latent.value.shape[1:]) for name, latent in latents.items()
         }
         layers = self._flatten_layers(include_self=False)
-        if not any(isinstance(x, weight_norm.WeightNormalized) for x in layers):
+        if not any(getattr(layer, "normalized", False) for layer in layers):
             self.data_initialized = True
         self.built = True
 
@@ -234,6 +234,7 @@ class VAE(keras.Model):
         optimizer="adam",
         *,
         kl_warmup_steps=0,
+        kl_warmup_start=0.0,
         free_bits_nats=0.0,
         soft_free_bits_nats=0.0,
         soft_free_bits_weight=1.0,
@@ -246,7 +247,8 @@ class VAE(keras.Model):
         Args:
             optimizer: a Keras optimizer or its name.
             kl_warmup_steps: int. Steps over which the weight of the KL term in the
-                loss rises linearly from 0 to 1.
+                loss rises linearly to 1.
+            kl_warmup_start: float from 0 to 1. That weight at the first step.
             free_bits_nats: float. Nats of KL a latent may spend at no cost.
             soft_free_bits_nats: float. Nats of KL in all that the weight of the KL
                 term, between 0 and 1, is steered towards; 0 to leave it alone. See
@@ -277,6 +279,11 @@ class VAE(keras.Model):
                 f"free_bits_nats={free_bits_nats}, "
                 f"soft_free_bits_nats={soft_free_bits_nats}."
             )
+        if not 0 <= kl_warmup_start <= 1:
+            raise ValueError(
+                "`kl_warmup_start` must be from 0 to 1. Received: "
+                f"kl_warmup_start={kl_warmup_start}."
+            )
         if not 0 < soft_free_bits_weight <= 1:
             raise ValueError(
                 "`soft_free_bits_weight` must be above 0 and at most 1. Received: "
@@ -285,6 +292,7 @@ class VAE(keras.Model):
         super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly)
         self._compile_options = {
             "kl_warmup_steps": kl_warmup_steps,
+            "kl_warmup_start": kl_warmup_start,
             "free_bits_nats": free_bits_nats,
             "soft_free_bits_nats": soft_free_bits_nats,
             "gradient_clip": gradient_clip,
@@ -425,7 +433,9 @@ class VAE(keras.Model):
                         for value, total in zip(kls, sums, strict=True)
                     ]
                 )
-            weight = inference.kl_weight(step, options["kl_warmup_steps"])
+            weight = inference.kl_weight(
+                step, options["kl_warmup_steps"], options["kl_warmup_start"]
+            )
             if self._soft_free_bits_weight is not None:
                 weight *= self._soft_free_bits_weight
             loss = terms["reconstruction"] + weight * kl
