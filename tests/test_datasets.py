@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -566,3 +567,48 @@ def test_importing_datasets_is_light():
         "assert not heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_large_datasets_are_read_from_a_file(tmp_path, monkeypatch):
+    """Copied once beside TFDS's files, then addressed by index; never half-written."""
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    levels = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3), np.uint8)
+
+    class MappedTestImages(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            feature = tfds.features.Image(shape=(4, 4, 3))
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict({"image": feature}),
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield from ((i, {"image": image}) for i, image in enumerate(levels))
+
+    monkeypatch.setattr(
+        tfds_source,
+        "builder",
+        lambda name: MappedTestImages(data_dir=str(tmp_path)),
+    )
+    read = functools.partial(tfds_source.read, "mapped", "mapped_test_images", "train")
+    stored = read(7, in_memory=False)
+    assert len(stored) == 7
+    gathered = tf.function(stored.gather)(tf.constant([5, 0, 5], tf.int64))
+    assert gathered.shape == (3, 4, 4, 3)
+    np.testing.assert_array_equal(gathered, levels[[5, 0, 5]])
+    (file,) = tmp_path.rglob("vaezoo-train.npy")
+    before = file.stat().st_mtime_ns
+    np.testing.assert_array_equal(
+        read(7, in_memory=False).gather(tf.range(7)), read(7).gather(tf.range(7))
+    )
+    assert file.stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="must have 8 images"):
+        read(8, in_memory=False)

@@ -165,7 +165,7 @@ def test_bits_per_dim():
     assert inference.bits_per_dim(-8 * 12 * math.log(2), 12) == pytest.approx(8.0)
 
 
-@pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
+@pytest.mark.parametrize("name", tiny.others_slow(tiny.CONFIGURATIONS))
 def test_model_bounds(name):
     """K = 1 is the draw of the ELBO; more samples tighten it; the chunk is silent."""
     model = tiny.shared(name)

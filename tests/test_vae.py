@@ -46,9 +46,7 @@ def test_terms_add_up(name):
     assert all(value.dtype == tf.float32 for value in terms.values())
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in tiny.CONFIGURATIONS if "free" not in name]
-)
+@pytest.mark.parametrize("name", tiny.others_slow(tiny.CONFIGURATIONS))
 def test_fit_improves_the_bound_and_its_loss_adds_up(name):
     model = tiny.build(name, initialized=False)
     images = tiny.images_for(model, 60)  # a ragged last batch
@@ -98,7 +96,7 @@ def test_every_parameter_in_use_gets_a_gradient(name):
     assert all(unused in path for path in without)
 
 
-@pytest.mark.parametrize("name", tiny.WITH_LATENTS)
+@pytest.mark.parametrize("name", tiny.others_slow(tiny.WITH_LATENTS))
 def test_generation_uses_the_prior_only(name):
     """A sample is `decode` of a draw from the prior: it sees no image (T15)."""
     model = tiny.shared(name)
@@ -108,7 +106,7 @@ def test_generation_uses_the_prior_only(name):
     np.testing.assert_array_equal(model.sample(3, seed=4), decoded)
 
 
-@pytest.mark.parametrize("name", tiny.WITH_LATENTS)
+@pytest.mark.parametrize("name", tiny.others_slow(tiny.WITH_LATENTS))
 def test_encode_decode_reconstruct(name):
     model = tiny.shared(name)
     images = tiny.images_for(model, 6)
@@ -118,8 +116,9 @@ def test_encode_decode_reconstruct(name):
         model.decode(latents, seed=2), model.reconstruct(images, seed=2)
     )
     means = model.encode(images, mode="mean")
+    top = next(iter(model.latent_shapes))  # the means below depend on its draw
     np.testing.assert_allclose(
-        means["z"], model.encode(images, mode="mean", seed=9)["z"], rtol=1e-6
+        means[top], model.encode(images, mode="mean", seed=9)[top], rtol=1e-6
     )
     draws = np.stack([model.encode(images, seed=s)["z"] for s in range(60)])
     scale = np.exp(model.features(tf.constant(images))["log_scale"])

@@ -4,6 +4,7 @@ import functools
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from vaezoo.models.fame import FAME
@@ -93,6 +94,26 @@ WITHOUT_LATENTS = (
 )
 AUTOREGRESSIVE = [name for name in CONFIGURATIONS if name not in INDEPENDENT]
 WITH_LATENTS = [name for name in CONFIGURATIONS if name not in WITHOUT_LATENTS]
+
+
+# One of each kind. Where a test takes seconds a model, the others are slow tests.
+REPRESENTATIVE = (
+    "vae",
+    "gated_pixelvae_noup",
+    "pixelcnn_colour",
+    "vlae",
+    "vlae_iaf",
+    "fame",
+    "fame_gray",
+)
+
+
+def others_slow(names):
+    """Parameters of a test: `names`, marked slow but for those above."""
+    return [
+        name if name in REPRESENTATIVE else pytest.param(name, marks=pytest.mark.slow)
+        for name in names
+    ]
 
 
 def build(name, *, initialized=True, seed=0):

@@ -66,9 +66,11 @@ def _read_digits(split: str) -> ImageArray:
     return ImageArray(images[:1437] if split == "train" else images[1437:])
 
 
-def _from_tfds(info: DatasetInfo, tfds_name: str, slices: Mapping[str, str]):
+def _from_tfds(info: DatasetInfo, tfds_name: str, slices: Mapping[str, str], **options):
     def read(split):
-        return tfds_source.read(info.name, tfds_name, slices[split], info.splits[split])
+        return tfds_source.read(
+            info.name, tfds_name, slices[split], info.splits[split], **options
+        )
 
     return Definition(info, read)
 
@@ -157,6 +159,38 @@ _DEFINITIONS = (
         ),
         "omniglot_small28",
         {"train": "train", "validation": "validation", "test": "test"},
+    ),
+    _from_tfds(
+        DatasetInfo(
+            name="cifar10",
+            image_shape=(32, 32, 3),
+            levels=256,
+            splits={"train": 50_000, "test": 10_000},
+            protocol=(
+                "CIFAR-10 (TFDS `cifar10`) in the published splits, without "
+                "augmentation. There is no validation split: published numbers are "
+                "of models trained on all 50,000 training images."
+            ),
+        ),
+        "cifar10",
+        {"train": "train", "test": "test"},
+    ),
+    _from_tfds(
+        DatasetInfo(
+            name="imagenet32",
+            image_shape=(32, 32, 3),
+            levels=256,
+            splits={"train": 1_281_149, "test": 49_999},
+            protocol=(
+                "Small ImageNet 32x32 of van den Oord et al. (TFDS "
+                "`downsampled_imagenet/32x32`); numbers are published on its "
+                "validation split, which is the test split here. Read from a file as "
+                "images are asked for, 4 GB, never whole in memory."
+            ),
+        ),
+        "downsampled_imagenet/32x32",
+        {"train": "train", "test": "validation"},
+        in_memory=False,
     ),
     Definition(
         DatasetInfo(

@@ -39,3 +39,25 @@ class ImageArray:
         import tensorflow as tf
 
         return tf.gather(self._images, indices)
+
+
+class MappedImages:
+    """Images in a file, of which only those asked for are read into memory.
+
+    Args:
+        path: a `.npy` file of uint8 `[num_images, height, width, channels]`.
+    """
+
+    def __init__(self, path):
+        self._images = np.load(path, mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def gather(self, indices):
+        import tensorflow as tf
+
+        images = tf.numpy_function(
+            lambda rows: np.array(self._images[rows]), [indices], tf.uint8
+        )
+        return tf.ensure_shape(images, [indices.shape[0], *self._images.shape[1:]])

@@ -6,7 +6,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from vaezoo.datasets.images import ImageArray
+from vaezoo.datasets.images import ImageArray, Images, MappedImages
 
 _SECONDS_TO_ANSWER = 5.0
 
@@ -24,7 +24,14 @@ def builder(tfds_name: str):
     return tfds.builder(tfds_name)
 
 
-def read(name: str, tfds_name: str, tfds_split: str, num_images: int) -> ImageArray:
+def read(
+    name: str,
+    tfds_name: str,
+    tfds_split: str,
+    num_images: int,
+    *,
+    in_memory: bool = True,
+) -> Images:
     """Reads one split from TFDS, which downloads and prepares the dataset if need be.
 
     Args:
@@ -32,6 +39,8 @@ def read(name: str, tfds_name: str, tfds_split: str, num_images: int) -> ImageAr
         tfds_name: its name in TFDS.
         tfds_split: a TFDS split, such as `"train[:55000]"`.
         num_images: how many the split has by the dataset's protocol.
+        in_memory: without, images are copied once into a file beside TFDS's, of the
+            size of the pixels, and read from there as they are asked for.
 
     Raises:
         DatasetNotFoundError: the dataset is not prepared and its files neither are on
@@ -43,8 +52,11 @@ def read(name: str, tfds_name: str, tfds_split: str, num_images: int) -> ImageAr
     source = builder(tfds_name)
     if not source.is_prepared():
         _prepare(source, name)
-    data = source.as_dataset(split=tfds_split, batch_size=-1, shuffle_files=False)
-    images = tfds.as_numpy(data)["image"]
+    if in_memory:
+        data = source.as_dataset(split=tfds_split, batch_size=-1, shuffle_files=False)
+        images = ImageArray(tfds.as_numpy(data)["image"])
+    else:
+        images = MappedImages(_copied_file(source, tfds_split))
     if len(images) != num_images:
         raise ValueError(
             f"{tfds_split!r} of the dataset {name!r} (TFDS {tfds_name!r}) must have "
@@ -52,7 +64,29 @@ def read(name: str, tfds_name: str, tfds_split: str, num_images: int) -> ImageAr
             f"Remove that folder, and put the published files in place of those that "
             f"it was made from."
         )
-    return ImageArray(images)
+    return images
+
+
+def _copied_file(source, split: str) -> pathlib.Path:
+    """The `.npy` file of a split, written, whole or not at all, if it is not there."""
+    import numpy as np
+    import tensorflow_datasets as tfds
+
+    from vaezoo.weights import atomic_path
+
+    path = pathlib.Path(source.data_dir) / f"vaezoo-{split}.npy"
+    if not path.exists():
+        num_images = source.info.splits[split].num_examples
+        shape = (num_images, *source.info.features["image"].shape)
+        data = source.as_dataset(split=split, batch_size=1000, shuffle_files=False)
+        with atomic_path(path) as temporary:
+            images = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+            start = 0
+            for batch in tfds.as_numpy(data):
+                images[start : start + len(batch["image"])] = batch["image"]
+                start += len(batch["image"])
+            images.flush()
+    return path
 
 
 def filenames(builder) -> dict[str, str]:
