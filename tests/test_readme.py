@@ -1,4 +1,4 @@
-"""Every step of the README's walk-through works as pasted."""
+"""Every step of the README and of the documents works as pasted."""
 
 import re
 import shlex
@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
+DOCUMENTS = ["lossy_codes.md"]  # of docs/, those with steps in Python
 
 
-def blocks(language):
-    text = README.read_text(encoding="utf-8")
+def blocks(language, path=README):
+    text = path.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
@@ -22,6 +23,18 @@ def test_python_steps(tmp_path, monkeypatch):
         exec(compile(block, str(README), "exec"), names)
     assert names["images"].shape == (16, 28, 28, 1)
     assert (tmp_path / "served/pixelvae_digits/1/saved_model.pb").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_steps_of_the_documents(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = README.parent / "docs" / document
+    names = {}
+    steps = blocks("python", path)
+    assert steps
+    for step in steps:
+        exec(compile(step, str(path), "exec"), names)
 
 
 @pytest.mark.slow
