@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from vaezoo import experiments, zoo
-from vaezoo.experiments import comparison
+from vaezoo.experiments import comparison, fame
 
 
 @pytest.fixture
@@ -68,3 +68,55 @@ def test_reproduce(tiny_entry, tmp_path):
 def test_unknown_experiment(tmp_path):
     with pytest.raises(ValueError, match="Did you mean vlae/priors"):
         experiments.reproduce("vlae/prior", out=tmp_path)
+
+
+@pytest.fixture
+def tiny_fame(monkeypatch):
+    """FAME's entries, as a tiny model of the digits."""
+    arguments = {
+        "image_shape": [8, 8, 1],
+        "levels": 2,
+        "spatial": False,
+        "latent_sizes": [2, 2, 2, 2, 3],
+        "filters": 8,
+        "pixelcnn_filters": 8,
+    }
+    describe = zoo.describe
+
+    def tiny(name):
+        entry = describe(name)
+        concatenate = "noconcat" not in entry.name
+        content = entry.model_dump() | {
+            "model": {
+                "class": "FAME",
+                "arguments": arguments | {"concatenate": concatenate},
+            },
+            "dataset": "digits",
+            "training": entry.training.model_dump() | {"batch_size": 500},
+            "weights": None,
+            "measured": [],
+            "status": "untrained",
+        }
+        return zoo.ZooEntry.model_validate(content)
+
+    monkeypatch.setattr(fame.zoo, "describe", tiny)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kl", "masking", "generation"])
+def test_reproduce_fame(tiny_fame, tmp_path, name):
+    options = {"out": tmp_path, "epochs": 1, "images": 20, "verbose": 0}
+    path = experiments.reproduce(f"fame/{name}", num_importance_samples=2, **options)
+    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    if name == "kl":
+        assert [row[0] for row in cells] == ["z5", "z4", "z3", "z2", "z1", "all"]
+        kls = [float(row[1]) for row in cells]
+        assert sum(kls[:-1]) == pytest.approx(kls[-1], abs=0.01)
+    elif name == "masking":
+        nats = {row[0]: float(row[1]) for row in cells}
+        assert len(set(nats.values())) == 3
+        assert nats["both"] < max(nats["z masked"], nats["x masked"])
+    else:
+        assert [int(row[1]) for row in cells] == [1, 16, 64] * 2
+    assert path.with_suffix(".png").stat().st_size > 200

@@ -1,4 +1,4 @@
-"""Grids of images as PNG files."""
+"""Grids of images and bars as PNG files, tables as Markdown."""
 
 import math
 from pathlib import Path
@@ -54,3 +54,28 @@ def save_png(path, image):
     data = tf.io.encode_png(image).numpy()
     with weights.atomic_path(Path(path)) as temporary:
         Path(temporary).write_bytes(data)
+
+
+def bars(values, *, height=100, width=24):
+    """A bar chart without labels: white bars on black, the highest of full height.
+
+    Args:
+        values: floats `[n]`, n of at least 1, not negative.
+        height, width: ints. Pixels of the highest bar and of each bar.
+
+    Returns:
+        uint8 `[height + 2, n * (width + 8) + 8, 1]`.
+    """
+    values = np.maximum(np.asarray(values, np.float64), 0.0)
+    picture = np.zeros([height + 2, len(values) * (width + 8) + 8, 1], np.uint8)
+    for index, value in enumerate(values / max(values.max(), 1e-12)):
+        left = 8 + index * (width + 8)
+        top = height + 1 - round(value * height)
+        picture[top : height + 1, left : left + width] = 255
+    return picture
+
+
+def markdown_table(header, rows):
+    """A Markdown table, a line a row, ending with a new line."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)

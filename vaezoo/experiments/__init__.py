@@ -10,6 +10,9 @@ from pathlib import Path
 
 # name -> module and function in it
 _EXPERIMENTS = {
+    "fame/kl": ("fame", "kl"),
+    "fame/masking": ("fame", "masking"),
+    "fame/generation": ("fame", "generation"),
     "vlae/priors": ("vlae", "priors"),
     "vlae/window": ("vlae", "window"),
     "vlae/unconditional": ("vlae", "unconditional"),
@@ -32,13 +35,14 @@ def reproduce(
     seed=0,
     verbose="auto",
 ):
-    """Run an experiment of a paper: train what it compares, measure, write it down.
+    """Run an experiment of a paper: train what it needs, measure, write it down.
 
     Writes `<paper>_<figure>.md`, a table with the budget above it, and
     `<paper>_<figure>.png`; the runs are in `runs/`, and a run that is there already,
     whole or in part, is continued, not repeated.
 
-    Cost: a training run for each row of the table; it is what `epochs` decides.
+    Cost: a training run for each model that is compared, which is what `epochs`
+    decides; none for one that the zoo has weights of, where that is enough.
 
     Args:
         name: one of `list_experiments`.

@@ -90,7 +90,7 @@ def compare(
         for label, model in trained.items()
     ]
     text = (
-        f"# {title}\n\n{budget}\n\n{_markdown(header, rows)}\n"
+        f"# {title}\n\n{budget}\n\n{plots.markdown_table(header, rows)}\n"
         f"![{title}]({name}.png)\n\nTop row: test images. Below: {', '.join(below)}.\n"
     )
     with weights.atomic_path(path) as temporary:
@@ -120,8 +120,3 @@ def _figures(results):
     kl = results["kl"][0]
     bound = negative("log_likelihood")
     return [negative("elbo"), f"{kl:.2f}", f"{kl / math.log(2):.2f}", bound]
-
-
-def _markdown(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
