@@ -34,7 +34,7 @@ def networks(transform, *, hidden=(7, 11), steps=3, context_size=0):
         with weight_norm.data_dependent_init():
             network(vectors(50), context=context(50, context_size))
         for head in network.heads:
-            head.gain.assign(head.gain * 4)
+            head.gain.assign(head.gain * 2)
     return made
 
 
@@ -104,7 +104,7 @@ def test_flow_inverts(transform, context_size):
 
     noise = vectors(9)
     z = flow().forward(noise)
-    assert np.abs(z - noise).max() > 0.5
+    assert np.abs(z - noise).max() > 0.2
     np.testing.assert_allclose(flow().inverse(z), noise, atol=1e-4)
     np.testing.assert_allclose(flow().forward(flow().inverse(noise)), noise, atol=1e-4)
 
