@@ -36,30 +36,34 @@ def train(strategy, name, options):
     weights = np.concatenate([v.numpy().ravel() for v in model.trainable_variables])
     return weights, logs, scores
 
-for name, options in (
-    ("gated_pixelvae_noup", {{"free_bits_nats": 0.5}}),
-    ("vlae", {{"soft_free_bits_nats": 4.0}}),
-):
-    one, two = (
-        train(strategy, name, options)
-        for strategy in (
-            tf.distribute.get_strategy(),
-            tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
-        )
+one, two = (
+    train(strategy, {name!r}, {options!r})
+    for strategy in (
+        tf.distribute.get_strategy(),
+        tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
     )
-    # Sums in another order: float32 rounding, amplified by Adam's first steps.
-    np.testing.assert_allclose(one[0], two[0], atol=2e-5)
-    for mine, theirs in zip(one[1:], two[1:]):
-        for key in mine:
-            np.testing.assert_allclose(mine[key], theirs[key], rtol=1e-4, err_msg=key)
+)
+# Sums in another order: float32 rounding, amplified by Adam's first steps.
+np.testing.assert_allclose(one[0], two[0], atol=2e-5)
+for mine, theirs in zip(one[1:], two[1:]):
+    for key in mine:
+        np.testing.assert_allclose(mine[key], theirs[key], rtol=1e-4, err_msg=key)
 print("equal")
 """
 
 
 @pytest.mark.slow
-def test_two_replicas_equal_one():
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gated_pixelvae_noup", {"free_bits_nats": 0.5}),
+        ("vlae", {"soft_free_bits_nats": 4.0}),
+    ],
+)
+def test_two_replicas_equal_one(name, options):
     """Ragged last batch, (soft) free bits, warm-up, clipping and EMA included."""
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    tests = str(Path(__file__).parent)
+    script = SCRIPT.format(tests=tests, name=name, options=options)
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
     )
