@@ -1,6 +1,8 @@
 """The command line."""
 
+import math
 import os
+import re
 import subprocess
 import sys
 
@@ -86,10 +88,23 @@ def test_sample_writes_the_grid_of_the_models_images(run_folder, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["grid.png"]
 
 
+def test_reproduce_names_the_near_experiments(tmp_path):
+    result = run("reproduce", "vlae/windows", "--out", tmp_path / "out")
+    assert result.exit_code == 1 and "Did you mean vlae/window" in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_reconstruct_and_evaluate(run_folder, tmp_path):
     path = tmp_path / "grid.png"
     result = run("reconstruct", run_folder, "--num", 3, "--output", path)
     assert result.exit_code == 0 and path.exists()
+    code = re.search(
+        r"images: ([\d.]+) nats, ([\d.]+) bits .*\((.*) nats\)", result.output
+    )
+    nats, bits = float(code[1]), float(code[2])
+    assert bits == pytest.approx(nats / math.log(2), abs=0.02)
+    each = [float(value) for value in code[3].split(",")]
+    assert np.mean(each) == pytest.approx(nats, abs=0.06) and len(each) == 3
     record = tmp_path / "entry.yaml"
     record.write_text((run_folder / "entry.yaml").read_text())
     arguments = ("--images", 20, "-k", 4, "--write", record, "--epochs", 1)

@@ -159,6 +159,8 @@ def test_kl_warmup():
     weights = [float(inference.kl_weight(step, 10)) for step in (0, 5, 10, 20)]
     np.testing.assert_allclose(weights, [0, 0.5, 1, 1])
     assert float(inference.kl_weight(0, 0)) == 1
+    weights = [float(inference.kl_weight(step, 10, 0.3)) for step in (0, 5, 20)]
+    np.testing.assert_allclose(weights, [0.3, 0.65, 1])
 
 
 def test_bits_per_dim():

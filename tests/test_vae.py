@@ -377,6 +377,9 @@ def test_bad_constructor_arguments(arguments, message):
         {"gradient_clip": {"by": "value", "limit": 0, "unit": "per_dim"}},
         {"kl_warmup_steps": -1},
         {"free_bits_nats": -1.0},
+        {"soft_free_bits_nats": -1.0},
+        {"soft_free_bits_weight": 0.0},
+        {"kl_warmup_start": 1.5},
     ],
 )
 def test_bad_compile_arguments(options):

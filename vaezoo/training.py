@@ -187,7 +187,7 @@ def _keep_freed_memory():
     """Ask glibc not to give freed memory back to the system.
 
     A step on a CPU frees and allocates the same large tensors over and over; zeroing
-    their pages anew took up to 45 % of the time. Elsewhere this does nothing.
+    their pages anew takes a good part of the time. Elsewhere this does nothing.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -74,12 +74,7 @@ def compare(
             if model.latent_shapes
             else model.sample(len(shown), seed=seed).numpy()
         )
-    name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
-    plots.save_png(
-        Path(out) / f"{name}.png",
-        plots.image_grid(np.concatenate(pictures), columns=len(shown), levels=2),
-    )
-    path = Path(out) / f"{name}.md"
+    picture = plots.image_grid(np.concatenate(pictures), columns=len(shown), levels=2)
     budget = (
         f"{epochs} epochs of `{dataset}` each, by the recipe of `{entry.name}`; bounds "
         f"in nats on the first {images:,} test images, with standard errors; seed "
@@ -89,12 +84,21 @@ def compare(
         f"{label} ({'decompressions' if model.latent_shapes else 'samples'})"
         for label, model in trained.items()
     ]
-    text = (
-        f"# {title}\n\n{budget}\n\n{plots.markdown_table(header, rows)}\n"
-        f"![{title}]({name}.png)\n\nTop row: test images. Below: {', '.join(below)}.\n"
+    text = f"{budget} Top row of the picture: test images. Below: {', '.join(below)}."
+    return write(out, title, text, header, rows, picture)
+
+
+def write(out, title, text, header, rows, picture):
+    """Write `<title>.md`, a text and a table, and `<title>.png`; the table's path."""
+    name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
+    plots.save_png(Path(out) / f"{name}.png", picture)
+    path = Path(out) / f"{name}.md"
+    content = (
+        f"# {title}\n\n{text}\n\n{plots.markdown_table(header, rows)}\n"
+        f"![{title}]({name}.png)\n"
     )
     with weights.atomic_path(path) as temporary:
-        Path(temporary).write_text(text)
+        Path(temporary).write_text(content)
     return path
 
 

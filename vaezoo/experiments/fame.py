@@ -4,14 +4,14 @@ They look at one trained model: the zoo's weights where there are any, or else a
 the budget that the table states.
 """
 
-import re
 import time
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from vaezoo import datasets, evaluation, plots, training, weights, zoo
+from vaezoo import datasets, evaluation, plots, training, zoo
+from vaezoo.experiments.comparison import write
 
 _ENTRY = "fame_mnist_dynamic"
 _ONE_PASS = "fame_noconcat_mnist_dynamic"
@@ -46,7 +46,7 @@ def kl(out, **options):
         name[3:] for name in names
     )
     header = ["latent", "KL nats", "share"]
-    return _write(out, "FAME KL", f"{budget} {note}.", header, rows, bars)
+    return write(out, "FAME KL", f"{budget} {note}.", header, rows, bars)
 
 
 def masking(out, **options):
@@ -75,7 +75,7 @@ def masking(out, **options):
     picture = plots.image_grid(np.concatenate(pictures), columns=len(images))
     text = f"{budget} Rows: test images, then the probabilities of each line below."
     header = ["inputs of the PixelCNN", "-log p of the pixels, nats"]
-    return _write(out, "FAME masking", text, header, rows, picture)
+    return write(out, "FAME masking", text, header, rows, picture)
 
 
 def generation(out, **options):
@@ -97,7 +97,7 @@ def generation(out, **options):
         f"{' '.join(budgets)} The upper half is of {_ENTRY}, the lower of {_ONE_PASS}."
     )
     header = ["model", "images", "seconds", "seconds an image"]
-    return _write(out, "FAME generation", text, header, rows, picture)
+    return write(out, "FAME generation", text, header, rows, picture)
 
 
 def _trained(name, out, options):
@@ -117,16 +117,3 @@ def _trained(name, out, options):
     )
     budget = f"`{name}` trained for {options['epochs']} epochs of `{dataset}`."
     return model, budget
-
-
-def _write(out, title, text, header, rows, picture):
-    name = re.sub(r"[^a-z0-9]+", "_", title.lower())
-    plots.save_png(Path(out) / f"{name}.png", picture)
-    path = Path(out) / f"{name}.md"
-    content = (
-        f"# {title}\n\n{text}\n\n{plots.markdown_table(header, rows)}\n"
-        f"![{title}]({name}.png)\n"
-    )
-    with weights.atomic_path(path) as temporary:
-        Path(temporary).write_text(content)
-    return path
