@@ -267,7 +267,7 @@ def _dense_parameters(size, name):
     """Of a latent vector: two dense layers on the flattened features."""
     return ladder.GaussianParameters(
         lambda part: keras.Sequential(
-            [keras.layers.Flatten(), keras.layers.Dense(size)], name=part
+            [keras.layers.Flatten(), keras.layers.Dense(size, name="dense")], name=part
         ),
         name=name,
     )
