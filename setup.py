@@ -48,7 +48,13 @@ setup(
     extras_require={
         "plots": ["matplotlib>=3.8"],
         "serving": ["tensorflow-serving-api==2.21.0"],
-        "test": ["pytest>=8", "ruff==0.17.5", "setuptools>=68", "wheel"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff==0.17.5",
+            "setuptools>=68",
+            "wheel",
+        ],
         "benchmark": ["torch==2.13.0"],
         "docs": ["mkdocs>=1.6", "mkdocstrings[python]>=0.26"],
     },

@@ -31,6 +31,7 @@ def tiny_entry(monkeypatch):
     monkeypatch.setattr(comparison.zoo, "describe", lambda name: entry)
 
 
+@pytest.mark.slow
 def test_reproduce(tiny_entry, tmp_path):
     """A row a variant, with its window; a second call repeats no run."""
     options = {

@@ -232,7 +232,7 @@ def test_prior_flow_equals_posterior_flow():
     )
 
 
-@pytest.mark.parametrize("name", ["vlae", "vlae_iaf"])
+@pytest.mark.parametrize("name", tiny.others_slow(["vlae", "vlae_iaf"]))
 def test_flow_variables_are_the_models(name, tmp_path):
     """They are trained, and saved: a Keras 2 layer's inside would be neither."""
     model = tiny.build(name)

@@ -129,6 +129,7 @@ def test_a_run_leaves_logs_and_two_checkpoints(run):
     assert not list(out.rglob(".step-*"))
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed_ends_where_an_undisturbed_run_ends(
     run, tmp_path
 ):

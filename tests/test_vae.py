@@ -128,7 +128,7 @@ def test_encode_decode_reconstruct(name):
     assert np.all(np.abs(draws.mean(0) - means[top]) < 6 * scale / 60**0.5)
 
 
-@pytest.mark.parametrize("name", ["gated_pixelvae_noup", "pixelcnn", "vae"])
+@pytest.mark.parametrize("name", tiny.others_slow(["gated_pixelvae_noup", "pixelcnn"]))
 def test_complete(name):
     """Known pixels come back; nothing to fill returns the input."""
     model = tiny.shared(name)
@@ -146,6 +146,7 @@ def test_complete(name):
     assert np.any(filled != model.complete(images, mask, seed=2, num_rounds=2))
 
 
+@pytest.mark.slow
 def test_fit_takes_arrays_tuples_and_dicts():
     model = tiny.build("gated_pixelvae_noup")
     weights = model.get_weights()
@@ -238,6 +239,7 @@ def test_gradient_clip(by, unit):
     assert size == pytest.approx(limit * scale, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_noise_is_keyed_by_step_and_seed():
     """Equal seeds train alike; another seed does not."""
 
@@ -251,7 +253,9 @@ def test_noise_is_keyed_by_step_and_seed():
     assert np.any(train(0) != train(1))
 
 
-@pytest.mark.parametrize("name", ["gated_pixelvae_noup", "pixelcnn_colour", "vlae"])
+@pytest.mark.parametrize(
+    "name", tiny.others_slow(["pixelcnn_colour", "gated_pixelvae", "vlae_iaf"])
+)
 def test_keras_round_trip(name, tmp_path):
     """`model.save` keeps configuration, weights, compilation and optimizer state."""
     model = tiny.build(name)
@@ -276,14 +280,20 @@ def test_keras_round_trip(name, tmp_path):
     np.testing.assert_allclose(loaded.elbo(images), model.elbo(images), rtol=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_precision_policies(policy):
+@pytest.mark.parametrize(
+    "name", tiny.others_slow(["fame", "gated_pixelvae", "vlae_iaf"])
+)
+@pytest.mark.parametrize(
+    "policy",
+    ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)],
+)
+def test_precision_policies(policy, name):
     """Nats are float32 and close to float32's: 8 bits of mantissa, so 1 %."""
-    reference = tiny.build("gated_pixelvae_noup")
+    reference = tiny.build(name)
     images = tiny.images_for(reference, 8)
     keras.config.set_dtype_policy(policy)
     try:
-        model = tiny.build("gated_pixelvae_noup")
+        model = tiny.build(name)
     finally:
         keras.config.set_dtype_policy("float32")
     for mine, theirs in zip(model.weights, reference.weights, strict=True):

@@ -102,9 +102,7 @@ REPRESENTATIVE = (
     "gated_pixelvae_noup",
     "pixelcnn_colour",
     "vlae",
-    "vlae_iaf",
     "fame",
-    "fame_gray",
 )
 
 

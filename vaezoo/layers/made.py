@@ -126,23 +126,41 @@ class SequentialMADE:
         outputs = made.outputs(state, i)       # of input i, list of [batch]
         state = made.push(state, i, value)     # input i, [batch]
 
-    The state holds every layer's sum of the units so far, not yet activated.
+    The state holds every layer's sum of the units so far, not yet activated. Hidden
+    units are sorted by degree, so that the units of one degree are a slice.
     """
 
     def __init__(self, network, context):
         self.dtype = network.compute_dtype
-        num_degrees = network.event_size - 1
-        self._last_degree = num_degrees - 1
+        self._num_degrees = network.event_size - 1
+        self._num_hidden = len(network.hidden)
         layers = [*network.hidden, *network.heads]
         kernels = [layer.kernel() for layer in layers]
         biases = [tf.cast(layer.bias, self.dtype) for layer in layers]
         biases[0] += network._context_term(context)
-        self._num_hidden = len(network.hidden)
-        self._inputs_kernel = kernels[0]
-        # Rows of each kernel by the degree of the units below: [degree, unit, out].
-        self._kernels = [_by_degree(k, num_degrees, axis=0) for k in kernels[1:]]
+        hidden = range(self._num_hidden)
+        for layer in hidden:  # what comes into the layer
+            kernels[layer] = self._sorted(kernels[layer])
+            biases[layer] = self._sorted(biases[layer])
         self._biases = biases
-        self._num_degrees = num_degrees
+        # Rows of each kernel by the degree of the units below: [degree, unit, out].
+        self._kernels = [kernels[0][:, None]]
+        for kernel in kernels[1:]:
+            rows = tf.transpose(self._sorted(tf.transpose(kernel)))
+            shape = [self._num_degrees, -1, rows.shape[-1]]
+            self._kernels.append(tf.reshape(rows, shape))
+
+    def _sorted(self, tensor):
+        """Sort the last axis by degree, each degree padded with zeros to one size.
+
+        Unit `j` has degree `j mod num_degrees`.
+        """
+        size = tensor.shape[-1]
+        units = -(-size // self._num_degrees)
+        padding = [[0, 0]] * (tensor.shape.rank - 1)
+        tensor = tf.pad(tensor, [*padding, [0, units * self._num_degrees - size]])
+        strided = tf.reshape(tensor, [-1, units, self._num_degrees])
+        return tf.reshape(tf.transpose(strided, [0, 2, 1]), tf.shape(tensor))
 
     def first(self, batch):
         """State before the first input: the biases, `[batch, units]` each."""
@@ -155,33 +173,16 @@ class SequentialMADE:
     def push(self, state, index, value):
         """State once input `index` is known: `value`, `[batch]`."""
         state = list(state)
-        state[0] += tf.cast(value, self.dtype)[:, None] * self._inputs_kernel[index]
+        state[0] += tf.cast(value, self.dtype)[:, None] * self._kernels[0][index]
         # The units whose last input this is; nothing sees the last input.
-        degree = tf.minimum(index, self._last_degree)
+        degree = tf.minimum(index, self._num_degrees - 1)
         for layer in range(self._num_hidden):
-            totals = _by_degree(state[layer], self._num_degrees, axis=1)
-            units = tf.nn.relu(totals[:, degree])
+            width = self._kernels[layer + 1].shape[1]
+            totals = tf.slice(state[layer], [0, degree * width], [-1, width])
+            units = tf.nn.relu(totals)
             above = range(layer + 1, layer + 2)
             if layer == self._num_hidden - 1:
                 above = range(self._num_hidden, len(state))
             for target in above:
-                kernel = self._kernels[target - 1][degree]
-                state[target] += tf.matmul(units, kernel)
+                state[target] += tf.matmul(units, self._kernels[target][degree])
         return state
-
-
-def _by_degree(tensor, num_degrees, *, axis):
-    """Split `axis` into `[num_degrees, units]`, padded with zeros.
-
-    Unit `j` has degree `j mod num_degrees`, so units of one degree are strided.
-    """
-    size = tensor.shape[axis]
-    units = -(-size // num_degrees)
-    padding = [[0, 0]] * tensor.shape.rank
-    padding[axis] = [0, units * num_degrees - size]
-    tensor = tf.pad(tensor, padding)
-    if axis == 0:
-        grouped = tf.reshape(tensor, [units, num_degrees, tensor.shape[1]])
-        return tf.transpose(grouped, [1, 0, 2])
-    grouped = tf.reshape(tensor, [-1, units, num_degrees])
-    return tf.transpose(grouped, [0, 2, 1])
