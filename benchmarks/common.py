@@ -46,18 +46,18 @@ def print_table(header, rows):
     print(flush=True)
 
 
-def masked_network():
-    """The masked PixelCNN of the goals: 28x28x1, 8 masked 3x3 layers, 64 filters."""
+def masked_network(num_colours=1, num_outputs=1):
+    """The masked PixelCNN of the goals: 8 masked 3x3 layers of 64 filters."""
     from vaezoo.layers.pixelcnn import PixelCNN
 
     network = PixelCNN(
-        num_colours=1,
-        num_outputs=1,
+        num_colours=num_colours,
+        num_outputs=num_outputs,
         filters=64,
         num_layers=8,
         kernel_size=3,
         first_kernel_size=3,
         head_filters=(),
     )
-    network(tf.zeros([1, 28, 28, 1]))
+    network(tf.zeros([1, 28, 28, num_colours]))
     return network

@@ -1,20 +1,39 @@
 """Sampling: one forward pass, the naive loop, the row cache, and the row cache in XLA.
 
-    python benchmarks/sampling.py [--batch 1 16] [--model pixelvae_mnist_static]
+    python benchmarks/sampling.py [--batch 1 16] [--networks masked rgb fame_cifar10]
 
-Every column is measured in the same run on the same noise, and the images of the
-samplers are compared before anything is printed.
+A network is `masked` (28x28x1, binary), `rgb` (32x32x3, 256-way, R > G > B), which the
+goals are about, or a model of the zoo. The naive loop is one pass of the network a
+(sub-)pixel: with `rgb` at a batch of 16 it takes minutes. Every column is measured in the
+same run on the same noise, and the images of the samplers are compared before anything is
+printed.
 """
 
 import argparse
+import math
 import time
 
 import numpy as np
 import tensorflow as tf
 from common import masked_network, print_machine, print_table, seconds
 
-GOALS = {1: (200, 15), 16: (300, 80)}  # naive / XLA and naive / graph, at least
-FORWARD_GOAL = 2.5  # XLA / forward pass, at most
+# (network, batch): naive / XLA and naive / graph, at least; XLA / forward, at most
+GOALS = {
+    ("masked", 1): (200, 15, 2.5),
+    ("masked", 16): (300, 80, 2.5),
+    ("rgb", 1): (200, 0, math.inf),
+    ("rgb", 16): (200, 0, math.inf),
+}
+
+
+def check_equal(images, expected):
+    """Equal but for float ties, where a value is one level off, and what they cause."""
+    for mine, theirs in zip(images, expected, strict=True):
+        differing = np.flatnonzero(mine != theirs)
+        if len(differing):
+            first = differing[0]
+            gap = int(mine.flat[first]) - int(theirs.flat[first])
+            assert abs(gap) == 1 and first > mine.size // 100, (first, gap)
 
 
 def measure(name, distribution_of, batch):
@@ -29,21 +48,20 @@ def measure(name, distribution_of, batch):
     xla_images = compiled(uniforms).numpy()
     first_call = time.perf_counter() - start
     graph = tf.function(distribution.draw)
-    naive = tf.function(distribution.draw_naively)
-    naive_images = naive(uniforms).numpy()  # also warms up
-    np.testing.assert_array_equal(graph(uniforms), naive_images)
-    ties = np.mean(xla_images != naive_images)
-    assert ties < 1e-3, f"{ties:.1%} of the values differ under XLA"
+    naive = tf.function(distribution.draw_naively).get_concrete_function(uniforms)
+    start = time.perf_counter()
+    naive_images = naive(uniforms).numpy()
+    naive = time.perf_counter() - start
+    check_equal(graph(uniforms).numpy(), naive_images)
+    check_equal(xla_images, naive_images)
 
     xla = seconds(compiled, uniforms)
     graph = seconds(graph, uniforms, repeats=3)
-    naive = seconds(naive, uniforms, repeats=1, warm_up=False)
-    xla_goal, graph_goal = GOALS.get(batch, (0, 0))
-    met = (
-        naive / xla >= xla_goal
-        and naive / graph >= graph_goal
-        and xla / forward <= FORWARD_GOAL
-    )
+    verdict = ""
+    if (name, batch) in GOALS:
+        xla_goal, graph_goal, forward_goal = GOALS[name, batch]
+        met = naive / xla >= xla_goal and naive / graph >= graph_goal
+        verdict = "met" if met and xla / forward <= forward_goal else "missed"
     return [
         name,
         batch,
@@ -55,39 +73,47 @@ def measure(name, distribution_of, batch):
         f"{naive / graph:.0f}x",
         f"{naive / xla:.0f}x",
         f"{xla / forward:.2f}x",
-        ("met" if met else "missed") if name == "masked" and xla_goal else "",
+        verdict,
     ]
+
+
+def distribution_for(name):
+    """A function from a batch size to the distribution over images."""
+    from vaezoo import zoo
+    from vaezoo.distributions import images
+
+    if name in ("masked", "rgb"):
+        shape = (28, 28, 1) if name == "masked" else (32, 32, 3)
+        head = images.Bernoulli(1) if name == "masked" else images.Categorical(3)
+        network = masked_network(head.num_channels, head.num_outputs)
+        return lambda batch: images.AutoregressiveImage(
+            network, head, image_shape=shape, batch_size=batch
+        )
+    entry = zoo.describe(name)
+    model = zoo.load(name, weights="zoo" if entry.weights else None)
+
+    def prior_draws(batch):
+        seeds = tf.range(batch, dtype=tf.int64)
+        values, context = model.generate(seeds, temperature=tf.ones([batch]))
+        return model.likelihood(values, context=context, seeds=seeds)
+
+    return prior_draws
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--model", default="pixelvae_mnist_static")
+    parser.add_argument(
+        "--networks", nargs="+", default=["masked", "rgb", "pixelvae_mnist_static"]
+    )
     args = parser.parse_args()
-
-    from vaezoo import zoo
-    from vaezoo.distributions import images
-
-    network = masked_network()
-    head = images.Bernoulli(1)
-    entry = zoo.describe(args.model)
-    model = zoo.load(args.model, weights="zoo" if entry.weights else None)
-
-    def masked(batch):
-        return images.AutoregressiveImage(
-            network, head, image_shape=(28, 28, 1), batch_size=batch
-        )
-
-    def shipped(batch):
-        seeds = tf.range(batch, dtype=tf.int64)
-        values, context = model.generate(seeds, temperature=tf.ones([batch]))
-        return model.likelihood(values, context=context, seeds=seeds)
-
     print_machine()
-    rows = []
-    for name, distribution_of in (("masked", masked), (args.model, shipped)):
-        for batch in args.batch:
-            rows.append(measure(name, distribution_of, batch))
+    rows = [
+        measure(name, distribution_of, batch)
+        for name in args.networks
+        for distribution_of in [distribution_for(name)]
+        for batch in args.batch
+    ]
     print_table(
         [
             "network",

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 import vaezoo
 from vaezoo import inference, zoo
-from vaezoo.models.vae import ROWS_PER_PASS
 
 EXTRA_FOLDER = "assets.extra"  # where TF Serving looks for what is not TensorFlow's
 MANIFEST_FILE = "manifest.json"
@@ -171,8 +170,10 @@ def _signature_functions(model, num_importance_samples, jit):
 
 def _scored(model, images, seeds, num_importance_samples):
     """`model._log_likelihood` in blocks of rows, so that memory is bounded."""
-    chunk = min(num_importance_samples, ROWS_PER_PASS) if model.latent_shapes else 1
-    block = ROWS_PER_PASS // chunk
+    chunk = (
+        min(num_importance_samples, model.rows_per_pass) if model.latent_shapes else 1
+    )
+    block = model.rows_per_pass // chunk
 
     def score_block(start, nats):
         rows = slice(start, start + block)

@@ -12,7 +12,7 @@ from vaezoo import inference, sampling
 from vaezoo.layers import weight_norm
 
 _SAMPLE_BUCKETS = (1, 4, 16, 64, 256)  # batch sizes that the scan is compiled for
-ROWS_PER_PASS = 128  # decoder rows (images x importance samples) computed at once
+_OUTPUTS_PER_PASS = 2**25  # parameters of pixels (128 MiB) computed at once
 _EVALUATION_STEP = -1  # keys the noise of `test_step`, which no training step shares
 
 
@@ -55,6 +55,12 @@ class VAE(keras.Model):
         # Functions compiled by this instance; kept out of Keras's tracking.
         object.__setattr__(self, "_functions", {})
         object.__setattr__(self, "_soft_free_bits_weight", None)
+
+    @property
+    def rows_per_pass(self):
+        """Decoder rows, images x importance samples, that a bound computes at once."""
+        outputs = self.num_dims * self.levels
+        return max(1, min(128, _OUTPUTS_PER_PASS // outputs))
 
     # The paper's part: what a model implements.
 
@@ -600,7 +606,7 @@ class VAE(keras.Model):
     def _log_likelihood(self, images, seeds, *, num_importance_samples, chunk=None):
         if not self.latent_shapes:
             return self.likelihood({}, seeds=seeds).log_prob(images)
-        chunk = chunk or min(int(num_importance_samples), ROWS_PER_PASS)
+        chunk = chunk or min(int(num_importance_samples), self.rows_per_pass)
         features = self.features(images)
 
         def repeat(tensor):
@@ -747,8 +753,8 @@ class VAE(keras.Model):
                 "`num_importance_samples` must be an integer of at least 1. Received: "
                 f"num_importance_samples={count!r}. 1 estimates the ELBO."
             )
-        chunk = min(int(count), ROWS_PER_PASS)
-        buckets = [b for b in _SAMPLE_BUCKETS if b * chunk <= 2 * ROWS_PER_PASS]
+        chunk = min(int(count), self.rows_per_pass)
+        buckets = [b for b in _SAMPLE_BUCKETS if b * chunk <= 2 * self.rows_per_pass]
         return self._score(
             "log_likelihood",
             images,
