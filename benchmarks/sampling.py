@@ -2,11 +2,11 @@
 
     python benchmarks/sampling.py [--batch 1 16] [--networks masked rgb fame_cifar10]
 
-A network is `masked` (28x28x1, binary), `rgb` (32x32x3, 256-way, R > G > B), which the
-goals are about, or a model of the zoo. The naive loop is one pass of the network a
-(sub-)pixel: with `rgb` at a batch of 16 it takes minutes. Every column is measured in the
-same run on the same noise, and the images of the samplers are compared before anything is
-printed.
+A network is `masked` (28x28x1, binary), `rgb` (32x32x3, 256-way, R > G > B), which
+the goals are about, or a model of the zoo. The naive loop is one pass of the network
+a (sub-)pixel: with `rgb` at a batch of 16 it takes minutes. Every column is measured
+in the same run on the same noise, and the images of the samplers are compared before
+anything is printed.
 """
 
 import argparse
