@@ -48,12 +48,16 @@ def test_reproduce(tiny_entry, tmp_path):
     assert len(lines) == 4
     assert "-L_2" in lines[0] and "pixels" in lines[2]
     assert "unconditional decoder" in lines[3] and "| 0.00 | 0.00 |" in lines[3]
-    assert "1 epochs of `digits`" in text and "first 20 test images" in text
+    assert (
+        "Epochs of `digits` each: 1, by" in text
+        and "batch_size 64" in text
+        and "first 20 test images" in text
+    )
     assert (tmp_path / "vlae_unconditional.png").stat().st_size > 500
     runs = sorted(p.name for p in (tmp_path / "runs" / "digits").iterdir())
-    assert runs == ["unconditional_decoder", "vlae"]
-    recorded = yaml.safe_load((tmp_path / "runs/digits/vlae/entry.yaml").read_text())
-    assert recorded["name"] == "vlae_digits_vlae"
+    assert runs == ["default", "latent_size_0"]
+    recorded = yaml.safe_load((tmp_path / "runs/digits/default/entry.yaml").read_text())
+    assert recorded["name"] == "vlae_digits_default"
     logs = [
         (tmp_path / "runs/digits" / run / "log.csv").read_text().splitlines()
         for run in runs

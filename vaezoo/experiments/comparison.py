@@ -24,12 +24,14 @@ def compare(
     num_importance_samples,
     seed,
     verbose,
+    recipe=None,
     columns=None,
 ):
     """Train and measure variants of an entry, and write a table and a picture.
 
     Args:
         entry_name: a name of the zoo; its training recipe is everybody's.
+        recipe: dict of what differs in that recipe, or `None`.
         variants: dict of label to the constructor arguments that differ.
         title: str, the table's heading. The files are named after it.
         out, dataset, epochs, images, num_importance_samples, seed, verbose: as of
@@ -40,13 +42,18 @@ def compare(
         The path of the table.
     """
     entry = zoo.describe(entry_name)
+    recipe = recipe or {}
+    entry = entry.model_copy(
+        update={"training": entry.training.model_copy(update=recipe)}
+    )
     data = datasets.load_dataset(dataset, "test", batch_size=_SHOWN)
     shown = next(iter(data)).numpy()
     header = ["model", "parameters", *(columns or {})]
     header += ["-ELBO", "KL nats", "KL bits", f"-L_{num_importance_samples}"]
     rows, pictures, trained = [], [shown], {}
     for label, arguments in variants.items():
-        run = re.sub(r"[^a-z0-9]+", "_", label.lower()).strip("_")
+        # By its arguments, so that experiments share the runs they have in common.
+        run = _slug(" ".join(f"{k} {v}" for k, v in arguments.items()) or "default")
         variant = _variant(entry, f"{entry.name}_{run}", arguments)
         model = training.train(
             variant,
@@ -75,10 +82,11 @@ def compare(
             else model.sample(len(shown), seed=seed).numpy()
         )
     picture = plots.image_grid(np.concatenate(pictures), columns=len(shown), levels=2)
+    changes = "".join(f", {key} {value}" for key, value in recipe.items())
     budget = (
-        f"{epochs} epochs of `{dataset}` each, by the recipe of `{entry.name}`; bounds "
-        f"in nats on the first {images:,} test images, with standard errors; seed "
-        f"{seed}; {platform.machine()} CPU."
+        f"Epochs of `{dataset}` each: {epochs}, by the recipe of `{entry.name}`"
+        f"{changes}; bounds in nats on the first {images:,} test images, with standard "
+        f"errors; seed {seed}; {platform.machine()} CPU."
     )
     below = [
         f"{label} ({'decompressions' if model.latent_shapes else 'samples'})"
@@ -90,7 +98,7 @@ def compare(
 
 def write(out, title, text, header, rows, picture):
     """Write `<title>.md`, a text and a table, and `<title>.png`; the table's path."""
-    name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
+    name = _slug(title)
     plots.save_png(Path(out) / f"{name}.png", picture)
     path = Path(out) / f"{name}.md"
     content = (
@@ -100,6 +108,10 @@ def write(out, title, text, header, rows, picture):
     with weights.atomic_path(path) as temporary:
         Path(temporary).write_text(content)
     return path
+
+
+def _slug(text):
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 def _variant(entry, name, arguments):
