@@ -193,9 +193,10 @@ def _keep_freed_memory():
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    trim_threshold, mmap_threshold = -1, -3  # glibc's malloc.h
+    trim_threshold, mmap_max = -1, -4  # glibc's malloc.h
     mallopt(trim_threshold, 2**31 - 1)
-    mallopt(mmap_threshold, 2**30)
+    # A larger threshold for mmap would not do: glibc caps it at 32 MiB.
+    mallopt(mmap_max, 0)
 
 
 class CheckpointCallback(keras.callbacks.Callback):
