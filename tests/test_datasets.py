@@ -524,6 +524,20 @@ def test_unknown_name_suggests_near_ones():
         datasets.load_dataset("mnist_statik", "train", batch_size=1)
 
 
+def test_splits_are_joined_in_order():
+    def load(split, **options):
+        data = datasets.load_dataset("digits", split, batch_size=400, **options)
+        return np.concatenate([batch.numpy() for batch in data])
+
+    parts = np.concatenate([load("train"), load("test")])
+    np.testing.assert_array_equal(load("train+test"), parts)
+    shuffled = load("train+test", shuffle=True)
+    assert np.any(shuffled != parts)
+    assert sorted(map(bytes, shuffled)) == sorted(map(bytes, parts))
+    with pytest.raises(ValueError, match="no such split"):
+        load("train+train")
+
+
 def test_unknown_split_lists_those_there_are():
     with pytest.raises(ValueError, match="'validation'. It has: train, test"):
         datasets.load_dataset("digits", "validation", batch_size=1)

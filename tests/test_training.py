@@ -337,6 +337,22 @@ def test_a_loss_that_is_not_finite_ends_training(model):
 # Recipes.
 
 
+def test_the_recipe_says_which_images_to_train_on(tmp_path):
+    """`digits` has no validation split; with both splits nothing is held out."""
+    with pytest.raises(ValueError, match="no such split.*'validation'"):
+        entry = make_entry(split="train+validation")
+        training.train(entry, out=tmp_path / "run", verbose=0)
+    for split, in_all in (("train", 55_000), ("train+validation", 60_000)):
+        recipe = make_entry(split=split).training
+        try:
+            model = build(zoo.describe("vlae_mnist_dynamic"))
+            data = training._Data("mnist_dynamic", model, recipe, position=lambda: 0)
+        except datasets.DatasetNotFoundError as error:
+            pytest.skip(str(error))
+        assert data.steps_per_epoch == -(-in_all // recipe.batch_size)
+        assert (data.validation is None) == (split != "train")
+
+
 def test_compile_arguments():
     recipe = make_entry(free_bits_nats=0.5, beta_2=0.99, seed=7).training
     arguments = training.compile_arguments(recipe, steps_per_epoch=STEPS)

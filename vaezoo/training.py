@@ -374,11 +374,15 @@ class _Data:
             )
         batch = {"batch_size": recipe.batch_size, **options}
         self.stream = datasets.training_stream(
-            name, seed=recipe.seed, position=position, **batch
+            name,
+            split=recipe.split,
+            seed=recipe.seed,
+            position=position,
+            **batch,
         )
         self.steps_per_epoch = int(self.stream.cardinality())
         self.validation = None
-        if "validation" in info.splits:
+        if "validation" in info.splits and recipe.split == "train":
             self.validation = datasets.load_dataset(name, "validation", **batch)
 
 

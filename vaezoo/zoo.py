@@ -71,6 +71,7 @@ class Recipe(_Schema):
     free_bits_nats: NonNegativeFloat = 0.0
     soft_free_bits_nats: NonNegativeFloat = 0.0
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
+    split: Literal["train", "train+validation"] = "train"
     batch_size: PositiveInt
     epochs: PositiveInt
     precision: Literal["float32", "mixed_bfloat16"] = "float32"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from vaezoo.datasets import image_folder, tfds_source
-from vaezoo.datasets.images import ImageArray, Images
+from vaezoo.datasets.images import ConcatenatedImages, ImageArray, Images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,10 +274,15 @@ def find(name: str, **options) -> Definition:
 def read(definition: Definition, split: str) -> Images:
     """Returns the stored images of one split; those of a named dataset stay cached.
 
+    `train+validation` is both splits, in this order.
+
     Raises:
         ValueError: the dataset has no such split; the message lists those it has.
     """
     splits = definition.info.splits
+    parts = str(split).split("+")
+    if len(parts) > 1 and len(set(parts)) == len(parts):
+        return ConcatenatedImages([read(definition, part) for part in parts])
     if split not in splits:
         raise ValueError(
             f"The dataset {definition.info.name!r} has no such split. Received: "

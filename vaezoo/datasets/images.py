@@ -41,6 +41,35 @@ class ImageArray:
         return tf.gather(self._images, indices)
 
 
+class ConcatenatedImages:
+    """Several splits as one, in order.
+
+    Args:
+        parts: list of `Images` of one shape, none of them empty.
+    """
+
+    def __init__(self, parts):
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def gather(self, indices):
+        import tensorflow as tf
+
+        images, start = None, 0
+        for part in self._parts:
+            inside = tf.clip_by_value(indices - start, 0, len(part) - 1)
+            gathered = part.gather(inside)
+            if images is None:
+                images = gathered
+            else:
+                is_here = tf.reshape(indices >= start, [-1, 1, 1, 1])
+                images = tf.where(is_here, gathered, images)
+            start += len(part)
+        return images
+
+
 class MappedImages:
     """Images in a file, of which only those asked for are read into memory.
 

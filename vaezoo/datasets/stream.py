@@ -28,7 +28,8 @@ def load_dataset(
     Args:
         name: such as `mnist_static`, `omniglot_small` or `image_folder:PATH`; see
             `list_datasets`.
-        split: `train`, `validation` or `test`, of those that the dataset has.
+        split: `train`, `validation` or `test`, of those that the dataset has, or
+            `train+validation` for both.
         batch_size: number of images in a batch.
         shuffle: whether each pass has an order of its own. The n-th pass is epoch n:
             its order is a function of (`seed`, n).
@@ -66,6 +67,7 @@ def training_stream(
     batch_size: int,
     seed: int,
     position: Callable[[], int],
+    split: str = "train",
     **options,
 ):
     """Streams the shuffled training split of a dataset, from any position.
@@ -84,6 +86,7 @@ def training_stream(
             steps that have ended; `optimizer.iterations` may have been raised already.
             For the same reason `fit` should not ask for more than a short pass has:
             give it the rest of the epoch as `steps_per_epoch`.
+        split: the images to train on, as for `load_dataset`.
         **options: as for `load_dataset`.
 
     Returns:
@@ -95,7 +98,7 @@ def training_stream(
     """
     return _batches(
         definitions.find(name, **options),
-        "train",
+        split,
         batch_size=batch_size,
         shuffle=True,
         seed=seed,
@@ -114,7 +117,7 @@ def _batches(definition, split, *, batch_size, shuffle, seed, first_step):
     num_images = len(images)
     num_steps = -(-num_images // batch_size)
     resample = info.binarization_seed is not None
-    fixed = resample and split != "train"
+    fixed = resample and "train" not in split.split("+")
 
     def batch(step):
         epoch, start = step // num_steps, step % num_steps * batch_size
