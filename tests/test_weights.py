@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+import tiny
 from vaezoo import weights
 from vaezoo.zoo import WeightsInfo
 
@@ -26,6 +27,13 @@ def small_model(units=3, name=None):
     for variable in model.weights:
         variable.assign(np.random.normal(size=variable.shape))
     return model
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
+def test_names_do_not_depend_on_what_was_built_before(name):
+    """Keras numbers the layers that have no name, over the whole process."""
+    first, second = (tiny.build(name, initialized=False) for _ in range(2))
+    assert list(weights._variables(first)) == list(weights._variables(second))
 
 
 def values(model):
