@@ -288,7 +288,11 @@ def test_keras_round_trip(name, tmp_path):
     ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)],
 )
 def test_precision_policies(policy, name):
-    """Nats are float32 and close to float32's: 8 bits of mantissa, so 1 %."""
+    """Nats are float32 and close to float32's.
+
+    A bfloat16 has 8 bits of mantissa, so an operation rounds by up to 0.4 %: an image's
+    bound may move by 3 % through the twenty layers, the mean of eight by 1 %.
+    """
     reference = tiny.build(name)
     images = tiny.images_for(reference, 8)
     keras.config.set_dtype_policy(policy)
@@ -300,7 +304,9 @@ def test_precision_policies(policy, name):
         mine.assign(theirs)
     nats = model.elbo(images)
     assert nats.dtype == tf.float32
-    np.testing.assert_allclose(nats, reference.elbo(images), rtol=1e-2)
+    exact = reference.elbo(images)
+    np.testing.assert_allclose(nats, exact, rtol=3e-2)
+    np.testing.assert_allclose(np.mean(nats), np.mean(exact), rtol=1e-2)
     model.compile("adam")
     assert np.isfinite(model.fit(images, verbose=0).history["loss"][0])
 
