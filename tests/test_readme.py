@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from test_datasets import skip_unless_prepared
+
 README = Path(__file__).parents[1] / "README.md"
-DOCUMENTS = ["lossy_codes.md"]  # of docs/, those with steps in Python
+# Of docs/, those with steps in Python, and the dataset they need beside scikit-learn's.
+DOCUMENTS = {"ladder_inference.md": "cifar10", "lossy_codes.md": None}
 
 
 def blocks(language, path=README):
@@ -28,6 +31,8 @@ def test_python_steps(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_steps_of_the_documents(document, tmp_path, monkeypatch):
+    if DOCUMENTS[document]:
+        skip_unless_prepared(DOCUMENTS[document])
     monkeypatch.chdir(tmp_path)
     path = README.parent / "docs" / document
     names = {}
