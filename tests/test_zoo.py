@@ -191,7 +191,7 @@ def test_bounds_in_bfloat16_are_those_of_float32(name):
     import keras
 
     model = vaezoo.load(name)
-    images = model.sample(32, seed=0)
+    images = model.sample(32 if model.levels == 2 else 4, seed=0)  # bfloat16 is slow
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         low = vaezoo.load(name)
