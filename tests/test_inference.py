@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tiny
-from vaezoo import inference, sampling
+from vaezoo import inference, sampling, units
 
 tfd = tfp.distributions
 SIZE, NOISE = 2, 0.7
@@ -164,7 +164,7 @@ def test_kl_warmup():
 
 
 def test_bits_per_dim():
-    assert inference.bits_per_dim(-8 * 12 * math.log(2), 12) == pytest.approx(8.0)
+    assert units.bits_per_dim(-8 * 12 * math.log(2), 12) == pytest.approx(8.0)
 
 
 @pytest.mark.parametrize("name", tiny.others_slow(tiny.CONFIGURATIONS))

@@ -1,4 +1,5 @@
 import inspect
+import math
 import re
 import shutil
 
@@ -389,6 +390,17 @@ def test_ours_stands_beside_the_papers():
         assert "≤ 81.23 ± 0.1 nats (L_50, 360 images)" in text
         assert "≤ 79.77 nats (ELBO)" in text
         assert "≤ 79.17 nats (L_50)" in text
+
+
+def test_ours_is_in_the_papers_unit():
+    """8 bits for each of the 3,072 values of an image of 32x32x3."""
+    entry = zoo.describe("fame_cifar10")
+    nats = -8 * 3072 * math.log(2)
+    record = zoo.Measurement(**MEASUREMENT | {"value": nats, "standard_error": 21.3})
+    entry = entry.model_copy(update={"measured": [record]})
+    for text in (cards.markdown_table([entry]), cards.card(entry)):
+        assert "≤ 8.000 ± 0.01 bits/dim (L_50, 360 images)" in text
+        assert "≤ 2.750 bits/dim (L_1000)" in text
 
 
 def test_the_readme_needs_its_markers():

@@ -4,10 +4,11 @@
 beside ours, never instead of it.
 """
 
+import math
 import sys
 from pathlib import Path
 
-from vaezoo import zoo
+from vaezoo import units, zoo
 
 ROOT = Path(__file__).parents[1]
 BEGIN = "<!-- zoo:begin -->"
@@ -35,7 +36,7 @@ def markdown_table(entries):
             f"[`{entry.name}`](docs/cards/{entry.name}.md)",
             f"`{entry.dataset}`",
             bounds(entry),
-            _results(entry.paper.results if entry.paper else []),
+            _papers_results(entry),
             entry.status,
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -44,12 +45,9 @@ def markdown_table(entries):
 
 def bounds(entry):
     """An entry's own bounds on its evaluation split, as Markdown; "-" for none."""
-    return _results(
-        [
-            record
-            for record in entry.measured
-            if record.metric in _BOUNDS and record.split == entry.evaluation.split
-        ]
+    return _own_results(
+        entry,
+        [record for record in entry.measured if record.split == entry.evaluation.split],
     )
 
 
@@ -125,17 +123,34 @@ def main():
         (folder / f"{entry.name}.md").write_text(card(entry), encoding="utf-8")
 
 
-def _results(results):
+def _own_results(entry, records):
+    """Our bounds among the records, in the unit of the paper's; "-" for none."""
+    num_dims = None
+    if entry.paper and any(r.metric == "bits_per_dim" for r in entry.paper.results):
+        num_dims = math.prod(entry.model.arguments["image_shape"])
+    bounds = [record for record in records if record.metric in _BOUNDS]
+    return "<br>".join(_result(bound, num_dims) for bound in bounds) or "-"
+
+
+def _papers_results(entry):
+    results = entry.paper.results if entry.paper else []
     return "<br>".join(map(_result, results)) or "-"
 
 
-def _result(result):
-    is_negated = result.metric in _NEGATED
-    value = -result.value if is_negated else result.value
-    text = f"{value:.2f}" if is_negated else f"{value:.3f}"
-    if getattr(result, "standard_error", None) is not None:
-        text += f" ± {result.standard_error:.2g}"
-    text += " bits/dim" if result.metric == "bits_per_dim" else " nats"
+def _result(result, num_dims=None):
+    """One bound in nats, or in bits/dim where it is or the dimensions are given."""
+    value, error = result.value, getattr(result, "standard_error", None)
+    in_bits = result.metric == "bits_per_dim"
+    if not in_bits and num_dims is not None:
+        value = units.bits_per_dim(value, num_dims)
+        error = None if error is None else -units.bits_per_dim(error, num_dims)
+        in_bits = True
+    elif result.metric in _NEGATED:
+        value = -value
+    text = f"{value:.3f}" if in_bits else f"{value:.2f}"
+    if error is not None:
+        text += f" ± {error:.2g}"
+    text += " bits/dim" if in_bits else " nats"
     how = []
     if result.metric == "elbo":
         how.append("ELBO")
@@ -150,18 +165,18 @@ def _result(result):
 def _comparison(entry):
     paper = entry.paper
     if paper is None:
-        return "A configuration of ours: no paper reports it. Ours: " + _results(
-            [record for record in entry.measured if record.metric in _BOUNDS]
+        return "A configuration of ours: no paper reports it. Ours: " + _own_results(
+            entry, entry.measured
         )
     where = f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv})"
     if paper.arxiv is None:
         where = paper.title
-    ours = [record for record in entry.measured if record.metric in _BOUNDS]
+    ours = _own_results(entry, entry.measured)
     return (
         "Negative log-likelihoods of the "
         f"{entry.evaluation.split} split; lower is better.\n\n"
         f"| measured here | in the paper |\n|---|---|\n"
-        f"| {_results(ours)} | {_results(paper.results)} |\n\n"
+        f"| {ours} | {_papers_results(entry)} |\n\n"
         f"Paper: {where}, table {paper.table}, {paper.system}."
     )
 

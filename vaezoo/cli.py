@@ -301,7 +301,7 @@ def _hardware():
 
 
 def _table(model, results, num_importance_samples):
-    from vaezoo import inference
+    from vaezoo import units
 
     lines = [f"{'':<24}{'nats':>12}{'std. error':>12}{'bits/dim':>12}"]
     for name, (value, error) in results.items():
@@ -313,7 +313,7 @@ def _table(model, results, num_importance_samples):
             continue
         bits = ""
         if name in ("elbo", "log_likelihood"):
-            bits = f"{inference.bits_per_dim(value, model.num_dims):>12.4f}"
+            bits = f"{units.bits_per_dim(value, model.num_dims):>12.4f}"
         if name == "log_likelihood" and num_importance_samples:
             name = f"log_likelihood (L_{num_importance_samples})"
         lines.append(f"{name:<24}{value:>12.3f}{error:>12.3f}{bits}")

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from vaezoo import inference, sampling
+from vaezoo import sampling, units
 
 _ACTIVE_VARIANCE = 0.01  # of the posterior's mean over the data (Burda et al., 2016)
 _ROWS_TIMED = 128  # decoder rows (images x importance samples) to guess the time from
@@ -186,11 +186,11 @@ def _summary(model, rows):
     results = {name: _mean(values) for name, values in rows.items()}
     value, error = results.get("log_likelihood", results["elbo"])
     results["bits_per_dim"] = (
-        inference.bits_per_dim(value, model.num_dims),
-        -inference.bits_per_dim(error, model.num_dims),
+        units.bits_per_dim(value, model.num_dims),
+        -units.bits_per_dim(error, model.num_dims),
     )
     for name, values in means.items():
-        units = values.reshape(len(values), -1)
-        active = int(np.sum(units.var(axis=0) > _ACTIVE_VARIANCE))
+        variances = values.reshape(len(values), -1).var(axis=0)
+        active = int(np.sum(variances > _ACTIVE_VARIANCE))
         results[name.replace("mean/", "active_units/")] = (float(active), math.nan)
     return results

@@ -109,11 +109,6 @@ def soft_free_bits(weight, mean_kl, soft_free_bits_nats, *, tolerance=0.05, step
     return tf.where(above, raised, tf.where(below, weight / (1.0 + step), weight))
 
 
-def bits_per_dim(nats, num_dims):
-    """Bits a dimension of a log-likelihood: `-nats / (num_dims * log 2)`."""
-    return -nats / (num_dims * math.log(2.0))
-
-
 def importance_weighted_bound(log_weight, seeds, num_importance_samples, *, chunk):
     """Streaming bound `L_K = log mean_k exp(log w_k)` (Burda et al., 2016).
 

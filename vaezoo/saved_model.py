@@ -11,7 +11,7 @@ from pathlib import Path
 import tensorflow as tf
 
 import vaezoo
-from vaezoo import inference, zoo
+from vaezoo import units, zoo
 
 EXTRA_FOLDER = "assets.extra"  # where TF Serving looks for what is not TensorFlow's
 MANIFEST_FILE = "manifest.json"
@@ -150,7 +150,7 @@ def _signature_functions(model, num_importance_samples, jit):
 
     def log_likelihood(images, seed):
         nats = _scored(model, images, seed, num_importance_samples)
-        bits = inference.bits_per_dim(nats, model.num_dims)
+        bits = units.bits_per_dim(nats, model.num_dims)
         return {"log_likelihood": nats, "bits_per_dim": bits}
 
     temperature = {"temperature": tf.TensorSpec([None], tf.float32)}

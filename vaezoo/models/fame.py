@@ -132,9 +132,6 @@ class FAME(VAE):
                 f"levels={config['levels']}, filters={config['filters']}."
             )
 
-    def get_config(self):
-        return {"name": self.name, **self._config}
-
     def recalibrate_batch_norm(self, dataset):
         """Recompute the statistics; see `vaezoo.layers.ladder`."""
         ladder.recalibrate_batch_norm(self, dataset)

@@ -141,9 +141,6 @@ class PixelVAE(VAE):
                 "needs `gated=True`. Received: gated=False."
             )
 
-    def get_config(self):
-        return {"name": self.name, **self._config}
-
     def features(self, images, *, training=False):
         """Posterior parameters, float32 `[batch, latent_size]` each."""
         if self.encoder is None:

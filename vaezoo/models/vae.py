@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vaezoo import inference, sampling
+from vaezoo import inference, sampling, units
 from vaezoo.layers import weight_norm
 
 _SAMPLE_BUCKETS = (1, 4, 16, 64, 256)  # batch sizes that the scan is compiled for
@@ -138,6 +138,10 @@ class VAE(keras.Model):
         if not any(getattr(layer, "normalized", False) for layer in layers):
             self.data_initialized = True
         self.built = True
+
+    def get_config(self):
+        """Arguments of the constructor, which a model keeps in `_config`."""
+        return {"name": self.name, **self._config}
 
     def build(self, input_shape=None):
         """Nothing to do: a model is built by its constructor."""
@@ -363,7 +367,7 @@ class VAE(keras.Model):
         values = {
             **terms,
             "loss": loss,
-            "bits_per_dim": inference.bits_per_dim(terms["elbo"], self.num_dims),
+            "bits_per_dim": units.bits_per_dim(terms["elbo"], self.num_dims),
         }
         for mean in self._means:
             mean.update_state(values[mean.name])

@@ -196,9 +196,6 @@ class VLAE(VAE):
             for step in range(config["flow_steps"])
         ]
 
-    def get_config(self):
-        return {"name": self.name, **self._config}
-
     def prior(self, batch_size, *, scale=1.0):
         """`p(z)` over `[batch_size, latent_size]`.
 
