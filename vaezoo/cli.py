@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 import vaezoo
+from vaezoo import strategies
 
 
 @contextlib.contextmanager
@@ -23,7 +24,7 @@ def _clear_errors():
     """Show errors of the library as one message, without a traceback."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if getattr(error, "errno", None) == errno.EPIPE:
             raise  # the reader of a pipe has left, which click handles
         notes = getattr(error, "__notes__", [])
@@ -359,27 +360,43 @@ def _commit():
     help="From scratch, or from the entry's trained weights.",
 )
 @click.option("--seed", type=int, help="Another seed than the recipe's.")
-@click.option("--strategy", type=click.Choice(["mirrored", "multi_worker"]))
+@click.option(
+    "--strategy",
+    type=click.Choice(strategies.NAMES),
+    default="none",
+    show_default=True,
+    help="Several devices, or the machines of TF_CONFIG.",
+)
+@click.option("--devices", help="Of mirrored: GPUs, or logical CPUs.", **_positive())
+@click.option(
+    "--local-workers",
+    help="Of multi_worker: start so many on this machine, without TF_CONFIG.",
+    **_positive(),
+)
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
-def train(name, out, dataset, epochs, init, seed, strategy, resume):
+def train(name, local_workers, resume, strategy, **options):
     """Train NAME into a folder that `vaezoo.load` takes."""
     from vaezoo import zoo
 
     zoo.describe(name)
+    if strategy == "multi_worker" and not local_workers:
+        strategies.check_cluster(os.environ.get("TF_CONFIG"))
+    if local_workers:
+        if strategy != "multi_worker":
+            raise click.UsageError("--local-workers goes with --strategy multi_worker.")
+        command = [sys.executable, "-m", "vaezoo", "train", name]
+        for key, value in (options | {"strategy": strategy}).items():
+            if value is not None:
+                command.append(f"--{key.replace('_', '-')}={value}")
+        strategies.launch(command + ["--resume"] * resume, local_workers)
+        return
     _import_tensorflow()
     from vaezoo import training
 
-    training.train(
-        name,
-        out=out,
-        dataset=dataset,
-        epochs=epochs,
-        init=init,
-        seed=seed,
-        strategy=strategy,
-        resume=resume,
-    )
-    click.echo(f"Wrote {out}: vaezoo.load({out!r}) takes it")
+    model = training.train(name, strategy=strategy, resume=resume, **options)
+    if strategies.is_chief(model.distribute_strategy):
+        out = options["out"]
+        click.echo(f"Wrote {out}: vaezoo.load({out!r}) takes it")
 
 
 @main.command()

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vaezoo import datasets, models, zoo
+from vaezoo import datasets, models, strategies, zoo
 from vaezoo import weights as weights_lib
 
 WEIGHTS_FILE = "weights.h5"
@@ -78,6 +78,7 @@ def train(
     init="none",
     seed=None,
     strategy=None,
+    devices=None,
     resume=False,
     checkpoint_steps=None,
     checkpoint_minutes=10.0,
@@ -102,10 +103,11 @@ def train(
             optimizer, and neither KL warm-up nor data-dependent initialisation.
         seed: int, of initial weights, data order, binarization and noise; None for the
             recipe's. The global seeds of Python, numpy and Keras are set to it.
-        strategy: None, "mirrored" (the GPUs of this machine), "multi_worker" (the
-            machines of TF_CONFIG) or a `tf.distribute.Strategy`. The recipe's batch
-            size is that of all replicas together. Workers but the first write into
-            folders of their own in `out`.
+        strategy: None, "none", "mirrored", "multi_worker" or a
+            `tf.distribute.Strategy`; see `vaezoo.strategies.create`. The recipe's batch
+            size is that of all replicas together. The first worker writes, and reads
+            what is resumed; the others need no access to `out`.
+        devices: int, for "mirrored"; see `vaezoo.strategies.create`.
         resume: whether to continue the run in `out`; it starts if there is none.
         checkpoint_steps: save every so many steps; None for no such rule.
         checkpoint_minutes: save every so many minutes; None for no such rule.
@@ -120,7 +122,9 @@ def train(
             `init="zoo"`; a dataset that does not fit the model; another architecture or
             recipe than that of the run to resume.
         FileExistsError: there is a run in `out`, and `resume` is false.
-        OSError: `out` cannot be written, or the dataset is not there.
+        RuntimeError: a strategy that is made after TensorFlow's first operation.
+        OSError: `out` cannot be written, or the dataset is not there; a
+            `vaezoo.strategies.WorkerLostError` where a worker has stopped.
         FloatingPointError: the loss or a weight is not finite any more.
     """
     if init not in ("none", "zoo"):
@@ -131,8 +135,11 @@ def train(
             f'init="zoo" needs an entry with trained weights. Received: '
             f'{entry.name!r}, which has none. Train it from scratch: init="none".'
         )
-    strategy = _strategy(strategy)
-    out = _run_folder(out, strategy, resume=resume)
+    strategy = strategies.create(strategy, devices=devices)
+    is_chief = strategies.is_chief(strategy)
+    out = Path(out)
+    if is_chief:
+        _check_run_folder(out, resume=resume)
 
     recipe = entry.fine_tune if init == "zoo" else entry.training
     changes = {"epochs": _at_least_one("epochs", epochs), "seed": seed}
@@ -160,16 +167,21 @@ def train(
         model.compile(**compile_arguments(recipe, steps_per_epoch=data.steps_per_epoch))
         model.optimizer.build(model.trainable_variables)
 
-    if resume:
-        checkpoint.restore(model)
-    zoo.write_entry(run, out / zoo.ENTRY_FILE)
-    model.zoo_entry = run
-
-    with _sigterm_calls(checkpoint.stop):
+    with _lost_workers_named(strategy), _sigterm_calls(checkpoint.stop):
+        if resume:
+            checkpoint.restore(model)
+        model.zoo_entry = run
+        if is_chief:
+            zoo.write_entry(run, out / zoo.ENTRY_FILE)
         _fit(model, data, checkpoint, out, epochs=recipe.epochs, verbose=verbose)
+    if is_chief:
+        _write_results(model, out)
+    return model
 
+
+def _write_results(model, out):
     path = weights_lib.write_weights(model, out / WEIGHTS_FILE)
-    model.zoo_entry = run.model_copy(
+    model.zoo_entry = model.zoo_entry.model_copy(
         update={
             "weights": zoo.WeightsInfo(
                 file=path.name,
@@ -180,7 +192,6 @@ def train(
         }
     )
     zoo.write_entry(model.zoo_entry, out / zoo.ENTRY_FILE)
-    return model
 
 
 def _keep_freed_memory():
@@ -206,7 +217,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     written under another name and renamed, so it is whole or not there; the newest two
     are kept. With `use_ema`, the raw weights are saved, and their averages with the
     optimizer. Nothing is saved when training ends: Keras has then put the averages
-    into the model.
+    into the model. Of several workers the first saves.
 
     Args:
         folder: where checkpoints are; made if it is not there.
@@ -232,7 +243,10 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._stop = False
 
     def stop(self):
-        """Saves at the end of the current step, and exits the process with status 0."""
+        """Saves at the end of the current step, and exits the process with status 0.
+
+        So do all workers when one of them is told to.
+        """
         self._stop = True
 
     def on_train_begin(self, logs=None):
@@ -241,6 +255,8 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.position += 1
+        strategy = self.model.distribute_strategy
+        self._stop = strategies.any_worker(strategy, self._stop)
         if (
             self._stop
             or (self._every_steps and self.position % self._every_steps == 0)
@@ -254,6 +270,8 @@ class CheckpointCallback(keras.callbacks.Callback):
     def restore(self, model):
         """Restores the newest whole checkpoint, if there is any, and `position`.
 
+        Of several workers the first reads it and the others are told.
+
         Args:
             model: a `VAE` that is compiled, its optimizer built.
 
@@ -262,6 +280,19 @@ class CheckpointCallback(keras.callbacks.Callback):
                 message names the differences.
         """
         variables = _state(model)
+        strategy = model.distribute_strategy
+        state = self._read(variables) if strategies.is_chief(strategy) else None
+        if not strategies.any_worker(strategy, state is not None):
+            return
+        if state is None:
+            state = {key: np.zeros(v.shape, v.dtype) for key, v in variables.items()}
+        arrays = strategies.from_chief(strategy, list(state.values()))
+        for variable, array in zip(variables.values(), arrays, strict=True):
+            variable.assign(array)
+        self.position = num_steps(model)
+
+    def _read(self, variables):
+        """The newest whole state, arrays by the keys of `variables`, or `None`."""
         for path in reversed(checkpoints(self._folder)):
             try:
                 saved = zoo.entry_from_file(path / zoo.ENTRY_FILE)
@@ -282,14 +313,13 @@ class CheckpointCallback(keras.callbacks.Callback):
                     f"optimizer. Received: {str(path)!r}, which has others. It may be "
                     f"of another version of vaezoo; train into a new folder."
                 )
-            for key, variable in variables.items():
-                variable.assign(state[key])
-            self.position = num_steps(model)
-            return
+            return {key: state[key] for key in variables}
+        return None
 
     def _save(self):
         if self.position != self._saved_position:
-            self._write()
+            if strategies.is_chief(self.model.distribute_strategy):
+                self._write()
             self._saved_position = self.position
             self._saved_at = time.monotonic()
         if self._stop:
@@ -305,17 +335,25 @@ class CheckpointCallback(keras.callbacks.Callback):
                 f"Weights and optimizer state must be finite to be saved. Received: "
                 f"others, after step {self.position}. {_AFTER_DIVERGENCE}"
             )
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self._folder.glob(".step-*"):
-            shutil.rmtree(leftover)
         name = f"step-{self.position:09d}"
         temporary = self._folder / f".{name}"
-        temporary.mkdir()
-        with open(temporary / _STATE_FILE, "wb") as file:
-            np.savez(file, **state)
-            file.flush()
-            os.fsync(file.fileno())
-        zoo.write_entry(self._entry, temporary / zoo.ENTRY_FILE)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self._folder.glob(".step-*"):
+                shutil.rmtree(leftover)
+            temporary.mkdir()
+            with open(temporary / _STATE_FILE, "wb") as file:
+                np.savez(file, **state)
+                file.flush()
+                os.fsync(file.fileno())
+            zoo.write_entry(self._entry, temporary / zoo.ENTRY_FILE)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise OSError(
+                f"A checkpoint must be written whole. Received: {error}, after step "
+                f"{self.position}. The checkpoints saved before are whole: make room, "
+                "and continue with resume=True (--resume)."
+            ) from error
         final = self._folder / name
         if final.exists():  # it could not be read, and was passed over
             shutil.rmtree(final)
@@ -339,12 +377,32 @@ class RaiseOnNonFinite(keras.callbacks.Callback):
     """
 
     def on_train_batch_end(self, batch, logs=None):
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"The training loss must be finite. Received: loss={loss} after step "
-                f"{num_steps(self.model)}. {_AFTER_DIVERGENCE}"
-            )
+        logs = logs or {}
+        if math.isfinite(logs.get("loss", 0.0)):
+            return
+        names = [name for name, value in logs.items() if not math.isfinite(value)]
+        terms = [n for n in names if n == "reconstruction" or n.startswith("kl/")]
+        raise FloatingPointError(
+            f"The training loss must be finite. Received: loss={logs['loss']} after "
+            f"step {num_steps(self.model)}, where {' and '.join(terms or names)} is "
+            f"not finite. {_AFTER_DIVERGENCE}"
+        )
+
+
+@contextlib.contextmanager
+def _lost_workers_named(strategy):
+    """Says what it means when a collective operation fails."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not strategies.is_multi_worker(strategy):
+            raise
+        raise strategies.WorkerLostError(
+            "All workers must train together. Received: another worker does not answer "
+            f"({type(error).__name__}: {error.message.splitlines()[0]}). Start all of "
+            "them again with the same arguments and resume=True (--resume): they go on "
+            "from the last checkpoint."
+        ) from error
 
 
 def checkpoints(folder):
@@ -373,22 +431,29 @@ class _Data:
                 f"{info.image_shape}, levels={info.levels}."
             )
         batch = {"batch_size": recipe.batch_size, **options}
-        self.stream = datasets.training_stream(
+        self.stream, self.steps_per_epoch = datasets.training_stream(
             name,
             split=recipe.split,
             seed=recipe.seed,
             position=position,
             **batch,
         )
-        self.steps_per_epoch = int(self.stream.cardinality())
         self.validation = None
         if "validation" in info.splits and recipe.split == "train":
             self.validation = datasets.load_dataset(name, "validation", **batch)
 
 
 def _fit(model, data, checkpoint, out, *, epochs, verbose):
-    def fit(first_epoch, epochs, steps_per_epoch=None):
-        log, events = str(out / "log.csv"), str(out / "tensorboard")
+    callbacks = [RaiseOnNonFinite(), checkpoint]
+    if strategies.is_chief(model.distribute_strategy):
+        callbacks += [
+            keras.callbacks.CSVLogger(str(out / "log.csv"), append=True),
+            keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False),
+        ]
+    else:
+        verbose = 0
+
+    def fit(first_epoch, epochs, steps_per_epoch):
         model.fit(
             data.stream,
             shuffle=False,  # the stream is
@@ -397,23 +462,16 @@ def _fit(model, data, checkpoint, out, *, epochs, verbose):
             steps_per_epoch=steps_per_epoch,
             validation_data=data.validation,
             verbose=verbose,
-            callbacks=[
-                RaiseOnNonFinite(),
-                keras.callbacks.CSVLogger(log, append=True),
-                keras.callbacks.TensorBoard(events, write_graph=False),
-                checkpoint,
-            ],
+            callbacks=callbacks,
         )
 
     epoch, done = divmod(checkpoint.position, data.steps_per_epoch)
     _forget_epochs(out / "log.csv", epoch)
-    if done and epoch < epochs:
-        # The rest of an epoch is a `fit` of its own: Keras would begin one step more
-        # to see that the pass has ended, and that may raise `optimizer.iterations`.
+    if done and epoch < epochs:  # the rest of an epoch is a `fit` of its own
         fit(epoch, epoch + 1, data.steps_per_epoch - done)
         checkpoint.restore(model)  # as `fit` has put the averages into the model
         epoch += 1
-    fit(epoch, epochs)
+    fit(epoch, epochs, data.steps_per_epoch)
 
 
 def _entry_and_source(name_or_entry):
@@ -464,12 +522,8 @@ def _run_entry(entry, recipe, dataset, shape, init, out):
     )
 
 
-def _run_folder(out, strategy, *, resume):
-    """The folder of the run, made and seen to be writable."""
-    out = Path(out)
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        worker = strategy.cluster_resolver.task_id or 0
-        out = out / f"worker-{worker}" if worker else out
+def _check_run_folder(out, *, resume):
+    """Make the run's folder, or say why it cannot be one."""
     saved = bool(checkpoints(out / _CHECKPOINTS))
     finished = (out / WEIGHTS_FILE).exists()
     if (saved or finished) and not resume:
@@ -491,23 +545,6 @@ def _run_folder(out, strategy, *, resume):
             f"out must be a folder that can be written. Received: out={str(out)!r} "
             f"({error}). Give another folder."
         ) from error
-    return out
-
-
-def _strategy(strategy):
-    if strategy is None:
-        return tf.distribute.get_strategy()
-    if isinstance(strategy, tf.distribute.Strategy):
-        return strategy
-    if strategy == "mirrored":
-        return tf.distribute.MirroredStrategy()
-    if strategy == "multi_worker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    raise ValueError(
-        'strategy must be None, "mirrored", "multi_worker" or a '
-        "tf.distribute.Strategy. "
-        f"Received: strategy={strategy!r}."
-    )
 
 
 def _state(model):

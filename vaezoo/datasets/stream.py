@@ -49,16 +49,19 @@ def load_dataset(
         DatasetNotFoundError: the files are not there and cannot be fetched, or are
             not the published ones.
     """
-    epochs = itertools.count()
-    definition = definitions.find(name, **options)
-    return _batches(
-        definition,
+    import tensorflow as tf
+
+    num_steps, batch = _batches(
+        definitions.find(name, **options),
         split,
         batch_size=batch_size,
         shuffle=shuffle,
         seed=seed,
-        first_step=lambda num_steps: next(epochs) * num_steps,
     )
+    epochs = itertools.count()
+    steps = _counter(lambda: next(epochs) * num_steps).take(num_steps)
+    known = tf.data.experimental.assert_cardinality(num_steps)
+    return _sharded_by_element(steps.map(batch).apply(known).prefetch(2))
 
 
 def training_stream(
@@ -70,44 +73,72 @@ def training_stream(
     split: str = "train",
     **options,
 ):
-    """Streams the shuffled training split of a dataset, from any position.
+    """Streams the shuffled training split of a dataset, without end, from any step.
 
-    Each pass over the returned dataset (each epoch of `fit`) begins with batch
-    `position()` of training, counted from 0 over all epochs, and ends with the epoch
-    that holds it. So `fit` continues in the middle of an epoch, with the batches that
-    it would have had, if `position` is the number of optimizer steps done.
+    A pass over the returned dataset begins with batch `position()` of training, counted
+    from 0 over all epochs. So `fit` continues in the middle of an epoch, with the
+    batches that it would have had, if `position` is the number of optimizer steps done.
+
+    Under a `tf.distribute` strategy each replica reads its own rows of a batch and no
+    others: a batch is cut into parts in the order of the replicas, as even as they can
+    be, the larger first.
 
     Args:
         name: as for `load_dataset`.
-        batch_size: number of images in a batch; the last of an epoch may have fewer.
+        batch_size: number of images in a batch, over all replicas; the last of an epoch
+            may have fewer.
         seed: int: order and binarization are functions of (`seed`, epoch, index).
         position: called without arguments as the first batch of a pass is drawn;
             returns an int. Keras draws a batch within a step, so this should count
             steps that have ended; `optimizer.iterations` may have been raised already.
-            For the same reason `fit` should not ask for more than a short pass has:
-            give it the rest of the epoch as `steps_per_epoch`.
         split: the images to train on, as for `load_dataset`.
         **options: as for `load_dataset`.
 
     Returns:
-        A `tf.data.Dataset` of uint8 `[batch, height, width, channels]`. Its cardinality
-        is that of a whole epoch, though a pass from the middle of one has fewer.
+        A dataset of uint8 `[batch, height, width, channels]`, a `tf.data.Dataset`, or a
+        `tf.distribute.DistributedDataset` in the scope of a strategy of more than one
+        replica; and the number of steps of an epoch, which `fit` has to be given.
 
     Raises:
         ValueError, DatasetNotFoundError: as `load_dataset`.
     """
-    return _batches(
+    import tensorflow as tf
+
+    num_steps, batch = _batches(
         definitions.find(name, **options),
         split,
         batch_size=batch_size,
         shuffle=True,
         seed=seed,
-        first_step=lambda num_steps: position(),
     )
 
+    def stream(part, num_parts, parts_here=1):
+        """Batches, or the next `parts_here` parts of each from number `part` on."""
+        steps = _counter(position).flat_map(
+            lambda step: tf.data.Dataset.range(part, part + parts_here).map(
+                lambda i: (step, i)
+            )
+        )
+        batches = steps.map(
+            lambda step, i: batch(step, i, num_parts),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        return batches.prefetch(2 * parts_here)
 
-def _batches(definition, split, *, batch_size, shuffle, seed, first_step):
-    """The batches from step `first_step(steps an epoch)` to the end of its epoch."""
+    def stream_of_worker(context):
+        here = context.num_replicas_in_sync // context.num_input_pipelines
+        first = context.input_pipeline_id * here
+        return stream(first, context.num_replicas_in_sync, here)
+
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 1:
+        return _sharded_by_element(stream(0, 1)), num_steps
+    return strategy.distribute_datasets_from_function(stream_of_worker), num_steps
+
+
+def _batches(definition, split, *, batch_size, shuffle, seed):
+    """The steps of an epoch, and the function from a step (and a part) to images."""
     import tensorflow as tf
 
     batch_size = _positive_integer("batch_size", batch_size)
@@ -119,9 +150,15 @@ def _batches(definition, split, *, batch_size, shuffle, seed, first_step):
     resample = info.binarization_seed is not None
     fixed = resample and "train" not in split.split("+")
 
-    def batch(step):
+    def batch(step, part=0, num_parts=1):
         epoch, start = step // num_steps, step % num_steps * batch_size
-        index = tf.range(start, tf.minimum(start + batch_size, num_images))
+        size = tf.minimum(num_images - start, batch_size)
+
+        def border(part):  # the first `size % num_parts` parts have one row more
+            extra = tf.minimum(size % num_parts, part)
+            return start + size // num_parts * part + extra
+
+        index = tf.range(border(part), border(part + 1))
         if shuffle:
             index = tf.random.experimental.index_shuffle(
                 index, tf.stack([seed, epoch]), num_images - 1
@@ -132,24 +169,32 @@ def _batches(definition, split, *, batch_size, shuffle, seed, first_step):
             x = _binarize(x, index, tf.stack([tf.cast(k, tf.int64) for k in key]))
         return tf.ensure_shape(x, (None, *info.image_shape))
 
-    def steps_of_the_epoch(first):
-        return tf.data.Dataset.range(first, (first // num_steps + 1) * num_steps)
+    return num_steps, batch
 
-    def first():
-        return np.int64(first_step(num_steps))
 
-    # Declared endless but empty, so that with `take` the dataset has the cardinality of
-    # an epoch, which Keras relies on, and a pass may still have fewer batches.
-    nothing = tf.data.Dataset.range(1).filter(lambda _: False).repeat()
-    steps = tf.data.Dataset.from_tensors(0).map(
-        lambda _: tf.ensure_shape(tf.numpy_function(first, [], tf.int64), ())
+def _counter(first):
+    """Endless steps from `first()` on, which is asked for at the start of each pass."""
+    import tensorflow as tf
+
+    start = tf.data.Dataset.from_tensors(0).map(
+        lambda _: tf.ensure_shape(
+            tf.numpy_function(lambda: np.int64(first()), [], tf.int64), ()
+        )
     )
-    steps = steps.flat_map(steps_of_the_epoch).concatenate(nothing).take(num_steps)
+    return start.flat_map(
+        lambda step: tf.data.Dataset.range(step, np.iinfo("int64").max)
+    )
+
+
+def _sharded_by_element(dataset):
+    """Has the workers of a strategy share the elements, as there are no files."""
+    import tensorflow as tf
+
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
     )
-    return steps.map(batch).prefetch(2).with_options(options)
+    return dataset.with_options(options)
 
 
 def _binarize(levels, index, key):

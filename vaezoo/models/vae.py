@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vaezoo import inference, sampling, units
+from vaezoo import inference, sampling, strategies, units
 from vaezoo.layers import weight_norm
 
 _SAMPLE_BUCKETS = (1, 4, 16, 64, 256)  # batch sizes that the scan is compiled for
@@ -167,6 +167,11 @@ class VAE(keras.Model):
         seeds = tf.constant(sampling.row_seeds(0, images.shape[0]))
         with weight_norm.data_dependent_init():
             self._elbo_terms(images, seeds, training=True)
+        # Workers that are not alike may differ in the last bit.
+        arrays = [variable.numpy() for variable in self.weights]
+        arrays = strategies.from_chief(self.distribute_strategy, arrays)
+        for variable, array in zip(self.weights, arrays, strict=True):
+            variable.assign(array)
         self.data_initialized = True
 
     def _checked(self, images, *, name="images", levels=None, channels=None):
@@ -536,16 +541,18 @@ class VAE(keras.Model):
                 self.optimizer.build(self.trainable_variables)
 
     def _first_batch(self, x, batch_size):
-        if isinstance(x, tf.data.Dataset | tf.distribute.DistributedDataset):
-            batch = next(iter(x))
-        elif isinstance(x, keras.utils.PyDataset):
-            batch = x[0]
-        else:
-            batch = tf.nest.map_structure(lambda part: part[:batch_size], x)
+        """The first batch of what `fit` was given, of all replicas together."""
         if isinstance(x, tf.distribute.DistributedDataset):
-            local = tf.distribute.get_strategy().experimental_local_results
-            batch = tf.nest.map_structure(lambda part: local(part)[0], batch)
-        return self._batch(batch)
+            strategy = self.distribute_strategy
+            images = strategy.run(  # collective operations have no uint8
+                lambda data: tf.cast(self._batch(data), tf.int32), (next(iter(x)),)
+            )
+            return tf.cast(strategy.gather(images, axis=0), tf.uint8)
+        if isinstance(x, tf.data.Dataset):
+            return self._batch(next(iter(x)))
+        if isinstance(x, keras.utils.PyDataset):
+            return self._batch(x[0])
+        return self._batch(tf.nest.map_structure(lambda part: part[:batch_size], x))
 
     # Pure graph functions of seeds, shared by the methods below and by exports.
 
