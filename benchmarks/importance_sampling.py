@@ -7,17 +7,15 @@ the goal is a ratio of at most 1.1.
 """
 
 import argparse
-import resource
-import subprocess
-import sys
 import time
 
-from common import print_machine, print_table
+from common import in_new_process, peak_memory, print_machine, print_table
 
 GOAL = 1.1
 
 
 def score(model, num_importance_samples, images):
+    """Peak memory in MiB and seconds of the bound of a few images."""
     import numpy as np
 
     from vaezoo import zoo
@@ -28,9 +26,7 @@ def score(model, num_importance_samples, images):
     batch = (generator.uniform(size=(images, *model.image_shape)) < 0.2).astype("uint8")
     start = time.perf_counter()
     model.log_likelihood(batch, num_importance_samples=num_importance_samples)
-    elapsed = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"result {peak:.0f} {elapsed:.1f}")
+    return peak_memory(), time.perf_counter() - start
 
 
 def main():
@@ -38,22 +34,17 @@ def main():
     parser.add_argument("--model", default="pixelvae_mnist_static")
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--samples", type=int, nargs="+", default=[1000, 5000])
-    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.only:
-        score(args.model, args.only, args.images)
-        return
     print_machine()
     rows, peaks = [], []
     for count in args.samples:
-        command = [sys.executable, __file__, "--model", args.model]
-        command += ["--images", str(args.images), "--only", str(count)]
-        output = subprocess.run(command, check=True, capture_output=True, text=True)
-        _, peak, elapsed = output.stdout.splitlines()[-1].split()
-        peaks.append(float(peak))
+        peak, elapsed = in_new_process(score, args.model, count, args.images)
+        peaks.append(peak)
         ratio = peaks[-1] / peaks[0]
         verdict = "met" if ratio <= GOAL else "missed"
-        rows.append([count, f"{peak} MB", f"{elapsed} s", f"{ratio:.2f}x", verdict])
+        rows.append(
+            [count, f"{peak:.0f} MB", f"{elapsed:.1f} s", f"{ratio:.2f}x", verdict]
+        )
     print_table(["K", "peak memory", "time", "against the first", "goal"], rows)
 
 

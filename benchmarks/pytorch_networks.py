@@ -253,6 +253,11 @@ def normal(loc, scale):
     return Normal(loc.float(), scale.float(), validate_args=False)
 
 
+def standard_normal():
+    """`N(0, 1)`, of any shape by broadcasting."""
+    return normal(torch.tensor(0.0), torch.tensor(1.0))
+
+
 def normal_of(parameters):
     """Diagonal Gaussian of location and log scale, side by side."""
     loc, log_scale = parameters.float().chunk(2, dim=1)
@@ -312,7 +317,7 @@ class PixelVAE(nn.Module):
 
     def forward(self, images):
         posterior = normal_of(self.encoder(images.float()))
-        prior = normal(torch.tensor(0.0), torch.tensor(1.0))
+        prior = standard_normal()
         logits = self.decoder(images.float(), posterior.rsample())
         kl = total(kl_divergence(posterior, prior))
         return bernoulli_loss(logits, images) + kl
@@ -375,7 +380,7 @@ class VLAE(nn.Module):
         for step, network in enumerate(self.flow):
             noise = noise.flip(1) if step else noise
             noise = noise - network(noise)
-        prior = normal(torch.tensor(0.0), torch.tensor(1.0))
+        prior = standard_normal()
         # The flow only shifts: its log-determinant is 0.
         kl = total(posterior.log_prob(code) - prior.log_prob(noise))
         logits = self.pixelcnn(values, self.decoder(code))
@@ -511,10 +516,12 @@ class FAME(nn.Module):
             likelihoods.append(softplus_normal_of(level["posterior"](features)))
 
         posterior = likelihoods.pop()
-        prior = normal(torch.tensor(0.0), torch.tensor(1.0))
+        prior = standard_normal()
         kl = total(kl_divergence(posterior, prior))
         for level in reversed(self.ladder[1:]):
-            prior = softplus_normal_of(level["prior"](level["down"](posterior.rsample())))
+            prior = softplus_normal_of(
+                level["prior"](level["down"](posterior.rsample()))
+            )
             posterior = merge(likelihoods.pop(), prior)
             kl = kl + total(kl_divergence(posterior, prior))
         maps = self.ladder[0]["down"](posterior.rsample())

@@ -1,6 +1,7 @@
 import csv
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import vaezoo
-from vaezoo import datasets, models, training, weights, zoo
+from vaezoo import datasets, models, profiling, training, weights, zoo
 
 EPOCHS = 4
 STEPS = 6  # an epoch: 1,437 digits in batches of 256
@@ -330,8 +331,26 @@ def test_a_loss_that_is_not_finite_ends_training(model):
     callback = training.RaiseOnNonFinite()
     callback.set_model(model)
     callback.on_train_batch_end(0, {"loss": 1.0})
-    with pytest.raises(FloatingPointError, match="loss=nan"):
-        callback.on_train_batch_end(1, {"loss": float("nan")})
+    logs = {"loss": np.nan, "elbo": np.nan, "reconstruction": 3.0, "kl/z": np.nan}
+    with pytest.raises(FloatingPointError, match="loss=nan after step .* kl/z is not"):
+        callback.on_train_batch_end(1, logs)
+
+
+def test_a_profile_says_where_the_time_goes(tmp_path, model, capfd):
+    data = datasets.load_dataset("digits", "train", batch_size=256)
+    profile = profiling.Profile(tmp_path, first=1, steps=3)
+    model.fit(data, epochs=1, verbose=0, callbacks=[profile])
+    text = capfd.readouterr().err
+    step, waiting = map(float, re.findall(r"([\d.]+) ms", text)[:2])
+    assert 0 <= waiting < step
+    shares = {
+        line.split("|")[1].strip(): int(line.split("|")[3].strip(" %"))
+        for line in text.splitlines()
+        if line.startswith("| ") and "%" in line
+    }
+    assert abs(sum(shares.values()) - 100) <= len(shares)  # each is rounded
+    assert shares["Conv2D"] > 0 and shares["Conv2DBackpropFilter"] > 0
+    assert list(tmp_path.rglob("*.xplane.pb"))
 
 
 # Recipes.
@@ -422,6 +441,8 @@ def test_an_unwritable_folder_is_an_error_at_once(tmp_path):
         ({"strategy": "gpu"}, "strategy='gpu'"),
         ({"dataset": "digit"}, "Did you mean digits"),
         ({"checkpoint_steps": -1}, "every_steps=-1"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps=0"),
+        ({"precision": "float16"}, "mixed_bfloat16"),
     ],
 )
 def test_wrong_arguments(tmp_path, arguments, message):

@@ -402,3 +402,42 @@ def test_bad_compile_arguments(options):
     model = tiny.build("pixelcnn", initialized=False)
     with pytest.raises(ValueError, match="Received"):
         model.compile("adam", **options)
+
+
+# Gradient accumulation.
+
+
+def train_in_parts(name, parts, num_images=21, **options):
+    model = tiny.build(name)
+    model.compile(
+        keras.optimizers.SGD(1e-3, momentum=0.9),
+        gradient_clip={"by": "global_norm", "limit": 5.0, "unit": "per_image"},
+        gradient_accumulation_steps=parts,
+        kl_warmup_steps=4,
+        **options,
+    )
+    data = tf.data.Dataset.from_tensor_slices(tiny.images_for(model, num_images))
+    logs = model.fit(data.batch(8), epochs=2, verbose=0).history
+    return [variable.numpy() for variable in model.trainable_variables], logs
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gated_pixelvae", {"free_bits_nats": 0.5}),
+        pytest.param("vlae", {"soft_free_bits_nats": 4.0}, marks=pytest.mark.slow),
+    ],
+)
+def test_accumulated_gradients_are_those_of_the_batch(name, options):
+    """Parts of 3, 3 and 2 rows of 8, and of 2, 2 and 1 of the last 5, against one."""
+    whole, logs = train_in_parts(name, 1, **options)
+    parts, logs_of_parts = train_in_parts(name, 3, **options)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    for key, values in logs.items():
+        np.testing.assert_allclose(logs_of_parts[key], values, rtol=1e-5)
+
+
+def test_every_part_must_have_a_row():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="steps=4 rows of every"):
+        train_in_parts("vae", 4, num_images=11)  # the last batch has 3

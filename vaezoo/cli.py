@@ -373,8 +373,15 @@ def _commit():
     help="Of multi_worker: start so many on this machine, without TF_CONFIG.",
     **_positive(),
 )
+@click.option("--precision", type=click.Choice(["float32", "mixed_bfloat16"]))
+@click.option(
+    "--gradient-accumulation-steps",
+    help="Parts of a batch that are computed one after the other.",
+    **_positive(1),
+)
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
-def train(name, local_workers, resume, strategy, **options):
+@click.option("--profile", is_flag=True, help="Say where ten steps' time went.")
+def train(name, local_workers, resume, profile, strategy, **options):
     """Train NAME into a folder that `vaezoo.load` takes."""
     from vaezoo import zoo
 
@@ -388,12 +395,15 @@ def train(name, local_workers, resume, strategy, **options):
         for key, value in (options | {"strategy": strategy}).items():
             if value is not None:
                 command.append(f"--{key.replace('_', '-')}={value}")
-        strategies.launch(command + ["--resume"] * resume, local_workers)
+        command += ["--resume"] * resume + ["--profile"] * profile
+        strategies.launch(command, local_workers)
         return
     _import_tensorflow()
     from vaezoo import training
 
-    model = training.train(name, strategy=strategy, resume=resume, **options)
+    model = training.train(
+        name, strategy=strategy, resume=resume, profile=profile, **options
+    )
     if strategies.is_chief(model.distribute_strategy):
         out = options["out"]
         click.echo(f"Wrote {out}: vaezoo.load({out!r}) takes it")

@@ -68,6 +68,7 @@ def create(strategy, *, devices=None):
     )
 
 
+@functools.cache  # two in a process would share the keys of collective operations
 def _mirrored(devices):
     import tensorflow as tf
 
@@ -87,18 +88,15 @@ def _mirrored(devices):
         names = [f"GPU:{i}" for i in range(devices or len(gpus))]
         return tf.distribute.MirroredStrategy(names)
     devices = devices or 1
-    if len(tf.config.list_logical_devices("CPU")) < devices:
-        cpu = tf.config.list_physical_devices("CPU")[0]
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    # Not `list_logical_devices`, which sets them.
+    if devices > len(tf.config.get_logical_device_configuration(cpu) or [cpu]):
         parts = [tf.config.LogicalDeviceConfiguration()] * devices
         try:
             tf.config.set_logical_device_configuration(cpu, parts)
         except RuntimeError as error:
             raise RuntimeError(_TOO_LATE.format(what="devices", error=error)) from error
-    return tf.distribute.MirroredStrategy(
-        [f"CPU:{i}" for i in range(devices)],
-        # The default, collective operations, cannot serve two strategies in a process.
-        cross_device_ops=tf.distribute.ReductionToOneDevice(),
-    )
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
 
 
 _TOO_LATE = (

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vaezoo import datasets, models, strategies, zoo
+from vaezoo import datasets, models, profiling, strategies, zoo
 from vaezoo import weights as weights_lib
 
 WEIGHTS_FILE = "weights.h5"
@@ -79,9 +79,12 @@ def train(
     seed=None,
     strategy=None,
     devices=None,
+    precision=None,
+    gradient_accumulation_steps=1,
     resume=False,
     checkpoint_steps=None,
     checkpoint_minutes=10.0,
+    profile=False,
     verbose="auto",
 ):
     """Trains a model of the zoo by its recipe, into a folder that `vaezoo.load` takes.
@@ -108,10 +111,14 @@ def train(
             size is that of all replicas together. The first worker writes, and reads
             what is resumed; the others need no access to `out`.
         devices: int, for "mirrored"; see `vaezoo.strategies.create`.
+        precision: "float32" or "mixed_bfloat16"; None for the recipe's.
+        gradient_accumulation_steps: see `VAE.compile`.
         resume: whether to continue the run in `out`; it starts if there is none.
         checkpoint_steps: save every so many steps; None for no such rule.
         checkpoint_minutes: save every so many minutes; None for no such rule.
             Checkpoints are saved at the ends of epochs besides.
+        profile: whether to trace ten steps, the first of them the sixth, into
+            `tensorboard/`, and print where their time went.
         verbose: as in Keras: "auto", 0, 1 or 2.
 
     Returns:
@@ -143,6 +150,7 @@ def train(
 
     recipe = entry.fine_tune if init == "zoo" else entry.training
     changes = {"epochs": _at_least_one("epochs", epochs), "seed": seed}
+    changes["precision"] = precision
     changes = {key: value for key, value in changes.items() if value is not None}
     recipe = type(recipe).model_validate(recipe.model_dump() | changes)
     dataset = dataset or entry.dataset
@@ -164,7 +172,10 @@ def train(
             model_class = models.get_class(run.model.class_name)
             model = model_class(**run.model.arguments)
         data = _Data(dataset, model, recipe, position=lambda: checkpoint.position)
-        model.compile(**compile_arguments(recipe, steps_per_epoch=data.steps_per_epoch))
+        model.compile(
+            **compile_arguments(recipe, steps_per_epoch=data.steps_per_epoch),
+            gradient_accumulation_steps=gradient_accumulation_steps,
+        )
         model.optimizer.build(model.trainable_variables)
 
     with _lost_workers_named(strategy), _sigterm_calls(checkpoint.stop):
@@ -173,7 +184,18 @@ def train(
         model.zoo_entry = run
         if is_chief:
             zoo.write_entry(run, out / zoo.ENTRY_FILE)
-        _fit(model, data, checkpoint, out, epochs=recipe.epochs, verbose=verbose)
+        callbacks = []
+        if is_chief:
+            epoch = checkpoint.position // data.steps_per_epoch
+            callbacks = _logs(out, first_epoch=epoch, profile=profile)
+        _fit(
+            model,
+            data,
+            checkpoint,
+            epochs=recipe.epochs,
+            callbacks=callbacks,
+            verbose=verbose if is_chief else 0,
+        )
     if is_chief:
         _write_results(model, out)
     return model
@@ -443,35 +465,35 @@ class _Data:
             self.validation = datasets.load_dataset(name, "validation", **batch)
 
 
-def _fit(model, data, checkpoint, out, *, epochs, verbose):
-    callbacks = [RaiseOnNonFinite(), checkpoint]
-    if strategies.is_chief(model.distribute_strategy):
-        callbacks += [
-            keras.callbacks.CSVLogger(str(out / "log.csv"), append=True),
-            keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False),
-        ]
-    else:
-        verbose = 0
-
+def _fit(model, data, checkpoint, *, epochs, callbacks, verbose):
     def fit(first_epoch, epochs, steps_per_epoch):
         model.fit(
             data.stream,
-            shuffle=False,  # the stream is
             initial_epoch=first_epoch,
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,
             validation_data=data.validation,
             verbose=verbose,
-            callbacks=callbacks,
+            callbacks=[RaiseOnNonFinite(), *callbacks, checkpoint],
         )
 
     epoch, done = divmod(checkpoint.position, data.steps_per_epoch)
-    _forget_epochs(out / "log.csv", epoch)
     if done and epoch < epochs:  # the rest of an epoch is a `fit` of its own
         fit(epoch, epoch + 1, data.steps_per_epoch - done)
         checkpoint.restore(model)  # as `fit` has put the averages into the model
         epoch += 1
     fit(epoch, epochs, data.steps_per_epoch)
+
+
+def _logs(out, *, first_epoch, profile):
+    """Callbacks that log the run, from `first_epoch` on."""
+    events = out / "tensorboard"
+    _forget_epochs(out / "log.csv", first_epoch)
+    callbacks = [
+        keras.callbacks.CSVLogger(str(out / "log.csv"), append=True),
+        keras.callbacks.TensorBoard(str(events), write_graph=False),
+    ]
+    return callbacks + [profiling.Profile(events)] * profile
 
 
 def _entry_and_source(name_or_entry):

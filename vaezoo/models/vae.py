@@ -254,6 +254,7 @@ class VAE(keras.Model):
         soft_free_bits_nats=0.0,
         soft_free_bits_weight=1.0,
         gradient_clip=None,
+        gradient_accumulation_steps=1,
         seed=0,
         run_eagerly=False,
     ):
@@ -273,6 +274,10 @@ class VAE(keras.Model):
                 "unit": "per_image" | "per_dim"}`. The gradient that is clipped, after
                 the reduction over replicas, is of the loss in nats an image or a
                 dimension.
+            gradient_accumulation_steps: int, at least 1. Parts of a replica's rows that
+                are computed one after the other, and their gradients added up: the same
+                step in less memory. Exact, but that batch normalisation has the
+                statistics of each part; free bits cost a pass of the encoder more.
             seed: int. Seed of the run's noise.
             run_eagerly: bool. As in Keras.
         """
@@ -304,6 +309,12 @@ class VAE(keras.Model):
                 "`soft_free_bits_weight` must be above 0 and at most 1. Received: "
                 f"soft_free_bits_weight={soft_free_bits_weight}."
             )
+        parts = gradient_accumulation_steps
+        if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
+            raise ValueError(
+                "`gradient_accumulation_steps` must be a positive integer. Received: "
+                f"gradient_accumulation_steps={parts!r}."
+            )
         super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly)
         self._compile_options = {
             "kl_warmup_steps": kl_warmup_steps,
@@ -311,6 +322,7 @@ class VAE(keras.Model):
             "free_bits_nats": free_bits_nats,
             "soft_free_bits_nats": soft_free_bits_nats,
             "gradient_clip": gradient_clip,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
             "seed": seed,
         }
         weight = None
@@ -420,51 +432,60 @@ class VAE(keras.Model):
         images = self._batch(data)
         options = self._compile_options
         context = tf.distribute.get_replica_context()
+        all_sum = functools.partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
         step = tf.convert_to_tensor(self.optimizer.iterations)
         rows, global_size = self._global_rows(images)
         seeds = self._seeds(step, rows)
-        checks = []
-        if self.levels < 256:
-            checks = [
-                tf.debugging.assert_less(
-                    images,
-                    tf.cast(self.levels, tf.uint8),
-                    message=f"Images must have values in 0..{self.levels - 1}.",
+        with tf.control_dependencies(self._batch_checks(images)):
+            parts = self._split_rows(images), self._split_rows(seeds)
+        parts = list(zip(*parts, strict=True))
+
+        mean_kls = None
+        if options["free_bits_nats"] and len(parts) > 1:
+            # Free bits are of the whole batch, so its KL has to be known beforehand.
+            kls = [self._kl_terms(*part) for part in parts]
+            mean_kls = [
+                all_sum(tf.add_n([tf.reduce_sum(x) for x in values])) / global_size
+                for values in zip(*kls, strict=True)
+            ]
+        variables = self.trainable_variables
+        gradients, losses, all_terms = [], [], []
+        for part in parts:
+            # After the part before, so that one part's activations are held at a time.
+            with tf.control_dependencies(gradients), tf.GradientTape() as tape:
+                terms, latents = self._elbo_terms(*part, training=True)
+                kl = terms["kl"]
+                if options["free_bits_nats"] and latents:
+                    kls = [terms[f"kl/{name}"] for name in latents]
+                    means = mean_kls
+                    if means is None:
+                        sums = [tf.reduce_sum(tf.stop_gradient(x)) for x in kls]
+                        means = [x / global_size for x in all_sum(sums)]
+                    kl = tf.add_n(
+                        [
+                            inference.free_bits(value, mean, options["free_bits_nats"])
+                            for value, mean in zip(kls, means, strict=True)
+                        ]
+                    )
+                loss = terms["reconstruction"] + self._kl_weight(step) * kl
+                auxiliary = self.auxiliary_loss(part[0], latents)
+                if auxiliary is not None:
+                    loss += auxiliary
+                total_loss = self.optimizer.scale_loss(tf.reduce_sum(loss))
+            of_part = [  # a variable may be unused, such as the last vertical gate's
+                tf.zeros(variable.shape) if gradient is None else gradient
+                for variable, gradient in zip(
+                    variables, tape.gradient(total_loss, variables), strict=True
                 )
             ]
-        all_sum = functools.partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
+            if gradients:
+                of_part = [x + y for x, y in zip(gradients, of_part, strict=True)]
+            gradients = of_part
+            losses.append(loss)
+            all_terms.append(terms)
+        loss = tf.concat(losses, 0)
+        terms = {name: tf.concat([t[name] for t in all_terms], 0) for name in terms}
 
-        with tf.control_dependencies(checks), tf.GradientTape() as tape:
-            terms, latents = self._elbo_terms(images, seeds, training=True)
-            kl = terms["kl"]
-            if options["free_bits_nats"] and latents:
-                kls = [terms[f"kl/{name}"] for name in latents]
-                sums = all_sum([tf.reduce_sum(tf.stop_gradient(x)) for x in kls])
-                kl = tf.add_n(
-                    [
-                        inference.free_bits(
-                            value, total / global_size, options["free_bits_nats"]
-                        )
-                        for value, total in zip(kls, sums, strict=True)
-                    ]
-                )
-            weight = inference.kl_weight(
-                step, options["kl_warmup_steps"], options["kl_warmup_start"]
-            )
-            if self._soft_free_bits_weight is not None:
-                weight *= self._soft_free_bits_weight
-            loss = terms["reconstruction"] + weight * kl
-            auxiliary = self.auxiliary_loss(images, latents)
-            if auxiliary is not None:
-                loss += auxiliary
-            total_loss = self.optimizer.scale_loss(tf.reduce_sum(loss))
-        variables = self.trainable_variables
-        gradients = [  # a variable may be unused, such as the last vertical gate's
-            tf.zeros(variable.shape) if gradient is None else gradient
-            for variable, gradient in zip(
-                variables, tape.gradient(total_loss, variables), strict=True
-            )
-        ]
         gradients = [x / global_size for x in all_sum(gradients)]
         gradients = self._clip(gradients, options["gradient_clip"])
         # The optimizer sums over replicas once more.
@@ -484,6 +505,56 @@ class VAE(keras.Model):
         self.after_step()
         self._update_metrics(loss, terms)
         return self.get_metrics_result()
+
+    def _batch_checks(self, images):
+        """Assertions on a batch of images, as operations of the step's graph."""
+        checks = []
+        if self.levels < 256:
+            checks.append(
+                tf.debugging.assert_less(
+                    images,
+                    tf.cast(self.levels, tf.uint8),
+                    message=f"Images must have values in 0..{self.levels - 1}.",
+                )
+            )
+        num_parts = self._compile_options["gradient_accumulation_steps"]
+        if num_parts > 1:
+            checks.append(
+                tf.debugging.assert_greater_equal(
+                    tf.shape(images)[0],
+                    num_parts,
+                    message=f"A replica must have at least "
+                    f"gradient_accumulation_steps={num_parts} rows of every batch. "
+                    "Leave out the ragged last one (drop_remainder), or take fewer.",
+                )
+            )
+        return checks
+
+    def _split_rows(self, tensor):
+        """The parts whose gradients are accumulated, as even as they can be."""
+        num_parts = self._compile_options["gradient_accumulation_steps"]
+        if num_parts == 1:
+            return [tf.identity(tensor)]
+        num_rows = tf.shape(tensor)[0]
+        extra = tf.cast(tf.range(num_parts) < num_rows % num_parts, tf.int32)
+        return tf.split(tensor, num_rows // num_parts + extra, num=num_parts)
+
+    def _kl_terms(self, images, seeds):
+        """KL of each latent of a training step, a list of `[batch]`."""
+        features = self.features(images, training=True)
+        latents, _ = self.infer(
+            features, seeds=sampling.fold_in(seeds, 0), training=True
+        )
+        return [latent.kl_divergence() for latent in latents.values()]
+
+    def _kl_weight(self, step):
+        options = self._compile_options
+        weight = inference.kl_weight(
+            step, options["kl_warmup_steps"], options["kl_warmup_start"]
+        )
+        if self._soft_free_bits_weight is not None:
+            weight *= self._soft_free_bits_weight
+        return weight
 
     def _clip(self, gradients, clip):
         if clip is None:
@@ -531,6 +602,8 @@ class VAE(keras.Model):
         callbacks = list(callbacks or [])
         if self.optimizer is not None and self.optimizer.use_ema:
             callbacks.append(keras.callbacks.SwapEMAWeights())
+        if isinstance(x, tf.data.Dataset | tf.distribute.DistributedDataset):
+            kwargs.setdefault("shuffle", False)  # Keras warns that it cannot
         return super().fit(x, *args, callbacks=callbacks, **kwargs)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -544,9 +617,14 @@ class VAE(keras.Model):
         """The first batch of what `fit` was given, of all replicas together."""
         if isinstance(x, tf.distribute.DistributedDataset):
             strategy = self.distribute_strategy
-            images = strategy.run(  # collective operations have no uint8
-                lambda data: tf.cast(self._batch(data), tf.int32), (next(iter(x)),)
-            )
+
+            @tf.function
+            def integers(data):  # collective operations have no uint8
+                return strategy.run(
+                    lambda part: tf.cast(self._batch(part), tf.int32), (data,)
+                )
+
+            images = integers(next(iter(x)))
             return tf.cast(strategy.gather(images, axis=0), tf.uint8)
         if isinstance(x, tf.data.Dataset):
             return self._batch(next(iter(x)))

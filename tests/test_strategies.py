@@ -1,0 +1,364 @@
+"""Several replicas train as one, in one process and in several; and what goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny
+from test_training import make_entry
+from vaezoo import strategies, training
+
+FOLDERS = os.pathsep.join(
+    map(str, [Path(__file__).parent, Path(strategies.__file__).parents[1]])
+)
+
+# Names, bad texts: what TF_CONFIG may not be.
+CLUSTER = {"worker": ["a:1", "b:2"]}
+BAD_CLUSTERS = {
+    "no TF_CONFIG": "",
+    "not JSON": "{'cluster'",
+    "without an object `cluster`": "[]",
+    "without an object `task`|or an object `task`": {"cluster": CLUSTER},
+    "a cluster of \\['ps'\\]": {"cluster": {"ps": ["a:1"]}, "task": {}},
+    "not a list of addresses": {"cluster": {"worker": "a:1"}, "task": {}},
+    "'b', which is not HOST:PORT": {"cluster": {"worker": ["a:1", "b"]}, "task": {}},
+    "'b:0', which is not": {"cluster": {"worker": ["b:0"]}, "task": {}},
+    "an address twice": {"cluster": {"worker": ["a:1", "a:1"]}, "task": {}},
+    "whose type is none": {"cluster": CLUSTER, "task": {"type": "chief", "index": 0}},
+    "an integer in 0..1": {"cluster": CLUSTER, "task": {"type": "worker", "index": 2}},
+    "Received: task=.*'0'": {
+        "cluster": CLUSTER,
+        "task": {"type": "worker", "index": "0"},
+    },
+}
+
+
+def run(code, *arguments, timeout=300, **environment):
+    """Run Python in a process that can import the tests."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": FOLDERS} | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,  # kills it
+    )
+
+
+# Making a strategy.
+
+
+@pytest.mark.parametrize("message", BAD_CLUSTERS)
+def test_a_malformed_cluster_is_refused(message):
+    text = BAD_CLUSTERS[message]
+    text = text if isinstance(text, str) else json.dumps(text)
+    with pytest.raises(ValueError, match=f"TF_CONFIG must hold.*{message}"):
+        strategies.check_cluster(text)
+
+
+@pytest.mark.parametrize("kind", ["worker", "chief"])
+def test_a_cluster(kind):
+    cluster = CLUSTER | {"chief": ["c:3"]}
+    task = {"type": kind, "index": 0}
+    strategies.check_cluster(json.dumps({"cluster": cluster, "task": task}))
+
+
+def test_a_strategy_made_too_late(monkeypatch):
+    import tensorflow as tf
+
+    tf.zeros([])  # TensorFlow has begun
+    with pytest.raises(RuntimeError, match="before TensorFlow's first operation"):
+        strategies.create("mirrored", devices=2)
+    config = {"cluster": {"worker": ["127.0.0.1:1"]}}
+    config["task"] = {"type": "worker", "index": 0}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(RuntimeError, match="before TensorFlow's first operation"):
+        strategies.create("multi_worker")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "tpu"}, "none, mirrored, multi_worker"),
+        ({"strategy": "mirrored", "devices": 0}, "devices=0"),
+        ({"strategy": "multi_worker", "devices": 2}, "goes with"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        strategies.create(**arguments)
+
+
+def test_without_a_strategy_there_is_one_process():
+    strategy = strategies.create(None)
+    assert strategies.is_chief(strategy) and not strategies.is_multi_worker(strategy)
+    assert strategies.any_worker(strategy, True)
+    assert not strategies.any_worker(strategy, False)
+    assert strategies.create(strategy) is strategy is strategies.create("none")
+
+
+# Starting workers on this machine.
+
+
+def running(pids):
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_launched_workers_know_their_cluster(tmp_path):
+    code = (
+        "import os, pathlib, sys; from vaezoo import strategies\n"
+        "strategies.check_cluster(os.environ['TF_CONFIG'])\n"
+        f"pathlib.Path({str(tmp_path)!r}, str(os.getpid())).write_text("
+        "os.environ['TF_CONFIG'])"
+    )
+    strategies.launch([sys.executable, "-c", code], 3)
+    configs = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
+    assert sorted(config["task"]["index"] for config in configs) == [0, 1, 2]
+    (addresses,) = {tuple(config["cluster"]["worker"]) for config in configs}
+    assert len(set(addresses)) == 3
+
+
+def test_when_a_worker_dies_the_launcher_says_which_and_leaves_none(
+    tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(strategies, "_SECONDS_TO_STOP", 0.5)
+    code = (
+        "import json, os, pathlib, signal, time\n"
+        f"pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n"
+        "if json.loads(os.environ['TF_CONFIG'])['task']['index'] == 1:\n"
+        "    print('farewell', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "time.sleep(600)"
+    )
+    with pytest.raises(strategies.WorkerLostError, match="worker 1 of 2.*SIGKILL"):
+        strategies.launch([sys.executable, "-c", code], 2)
+    assert not running(int(path.name) for path in tmp_path.iterdir())
+    assert "[worker 1] farewell" in capfd.readouterr().err
+
+
+# Exactness.
+
+EXACT = """
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tiny
+from vaezoo import evaluation, strategies
+from vaezoo.layers.dropout import Dropout
+from vaezoo.models.pixelvae import PixelVAE
+
+class WithDropout(PixelVAE):
+    def likelihood(self, values, *, context=None, seeds=None, training=False):
+        if not hasattr(self, "dropout"):
+            self.dropout = Dropout(0.5, name="dropout")
+        if seeds is not None:
+            z = self.dropout(values["z"], seeds=seeds, training=training)
+            values = values | {"z": z}
+        return super().likelihood(values, context=context, seeds=seeds)
+
+tiny.CONFIGURATIONS["dropout"] = (WithDropout, tiny._PIXELVAE)
+two_replicas = strategies.create("mirrored", devices=2)
+
+def train(strategy, name, options):
+    with strategy.scope():
+        model = tiny.build(name)
+        model.compile(
+            # Without its epsilon Adam takes rounding for a direction.
+            keras.optimizers.Adam(1e-3, epsilon=0.1, use_ema=True, ema_momentum=0.9),
+            kl_warmup_steps=8,
+            gradient_clip={"by": "global_norm", "limit": 5.0, "unit": "per_image"},
+            **options,
+        )
+    before = [v.numpy() for v in model.trainable_variables]
+    images = tiny.images_for(model, 13)  # batches of 8 and 5
+    data = tf.data.Dataset.from_tensor_slices(images).batch(8)
+    logs = model.fit(data, epochs=2, verbose=0).history
+    after = [v.numpy() for v in model.trainable_variables]
+    moved = max(np.abs(x - y).max() for x, y in zip(after, before))
+    scores = model.evaluate(data, verbose=0, return_dict=True)
+    if name in ("vlae", "fame"):
+        images = images[:4]
+        bounds = evaluation.evaluate(model, images, num_importance_samples=3, verbose=0)
+        scores |= {f"L/{k}": value for k, (value, _) in bounds.items()}
+    return [v.numpy() for v in model.weights], moved, logs, scores
+
+# Free bits, soft or not, in turn.
+options = [{"free_bits_nats": 0.5}, {"soft_free_bits_nats": 4.0}]
+for number, name in enumerate(sys.argv[1:]):
+    one = train(tf.distribute.get_strategy(), name, options[number % 2])
+    two = train(two_replicas, name, options[number % 2])
+    assert one[1] > 1e-4, (name, one[1])
+    for mine, theirs in zip(one[0], two[0]):
+        atol = 1e-6 * max(1, np.abs(mine).max())
+        np.testing.assert_allclose(mine.astype(float), theirs, atol=atol, err_msg=name)
+    for mine, theirs in zip(one[2:], two[2:]):
+        assert mine.keys() == theirs.keys()
+        for key in mine:
+            message = f"{name} {key}"
+            np.testing.assert_allclose(mine[key], theirs[key], 1e-5, err_msg=message)
+    print("equal", name, flush=True)
+"""
+EXACT_NAMES = [*tiny.CONFIGURATIONS, "dropout"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [EXACT_NAMES[i::4] for i in range(4)], ids=" ".join)
+def test_two_replicas_equal_one(names):
+    """Weights to 1e-6; logs, scores and L_K. Ragged batches, clipping, free bits."""
+    result = run(EXACT, *names, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.split() == [word for name in names for word in ("equal", name)]
+
+
+# Several workers, and what happens to them.
+
+WORKER = """
+import json
+import os
+import signal
+
+from vaezoo import strategies
+
+strategy = strategies.create("multi_worker")
+import numpy as np
+from test_training import STEPS, make_entry
+from vaezoo import evaluation, training
+
+end = training.CheckpointCallback.on_train_batch_end
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+
+def end_or_not(self, batch, logs=None):
+    if (index, self.position + 1) == (1, {at!r}):
+        {action}
+    end(self, batch, logs)
+
+training.CheckpointCallback.on_train_batch_end = end_or_not
+model = training.train(
+    make_entry(),
+    out={out!r} if index == 0 else "/nowhere",
+    strategy=strategy,
+    resume=True,
+    checkpoint_steps=2,
+    verbose=0,
+)
+print("ended", training.num_steps(model), index, flush=True)
+"""
+LAUNCHER = """
+import sys
+from vaezoo import strategies
+strategies.launch([sys.executable, "-c", {worker!r}], 2)
+"""
+
+
+def cluster(out, *, at=None, action="pass"):
+    """Train on two workers into `out`; `action` is worker 1's before step `at`."""
+    worker = WORKER.format(out=str(out), at=at, action=action)
+    result = run(LAUNCHER.format(worker=worker), TF_NUM_INTRAOP_THREADS="1")
+    assert "ended 24 0" in result.stdout or at is not None, result.stderr[-3000:]
+    return result
+
+
+def state(out):
+    newest = training.checkpoints(out / "checkpoints")[-1]
+    assert newest.name == "step-000000024"
+    with np.load(newest / "state.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+@pytest.mark.slow
+def test_workers_killed_stopped_and_resumed_end_where_undisturbed_ones_do(tmp_path):
+    """SIGKILL in mid-epoch, then SIGTERM to the launcher: bit for bit the same end."""
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    cluster(undisturbed)
+    assert (undisturbed / "weights.h5").exists()
+
+    killed = cluster(out, at=15, action="os.kill(os.getpid(), signal.SIGKILL)")
+    assert killed.returncode == 1
+    assert "WorkerLostError: All workers must train together" in killed.stderr
+    assert "worker 1 of 2 ended with signal SIGKILL" in killed.stderr
+    assert "step-000000014" in os.listdir(out / "checkpoints")
+    assert not (out / "weights.h5").exists()
+
+    stopped = cluster(out, at=19, action="os.kill(os.getppid(), signal.SIGTERM)")
+    assert stopped.returncode == 0, stopped.stderr[-3000:]
+    assert "ended" not in stopped.stdout
+    assert not (out / "weights.h5").exists()
+
+    cluster(out)
+    alone = tmp_path / "alone"
+    training.train(make_entry(), out=alone, verbose=0)
+    for key, array in state(alone).items():  # Adam's, whose first steps are of rounding
+        np.testing.assert_allclose(array, state(undisturbed)[key], atol=1e-3)
+    expected = state(undisturbed)
+    for key, array in state(out).items():
+        np.testing.assert_array_equal(array, expected[key], err_msg=key)
+
+
+# One process, and what happens to it.
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    code = f"""
+import resource
+from test_training import make_entry
+from vaezoo import training
+
+write = training.CheckpointCallback._write
+
+def write_or_fill(self):
+    if self.position == 9:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+    write(self)
+
+training.CheckpointCallback._write = write_or_fill
+training.train(make_entry(), out={str(tmp_path)!r}, checkpoint_steps=3, verbose=0)
+"""
+    result = run(code)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert "OSError: A checkpoint must be written whole" in last
+    assert "after step 9" in last and "--resume" in last
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000000003", "step-000000006"]
+    model = training.train(make_entry(), out=tmp_path, resume=True, verbose=0)
+    assert training.num_steps(model) == 24
+
+
+def test_terminated_while_it_waits(tmp_path):
+    """A worker whose cluster is not whole yet ends when the launcher is told to."""
+    code = (
+        "import pathlib, time; "
+        f"pathlib.Path({str(tmp_path / 'here')!r}).touch(); time.sleep(600)"
+    )
+    launcher = (
+        "import sys; from vaezoo import strategies\n"
+        f"strategies.launch([sys.executable, '-c', {code!r}], 2)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", launcher],
+        env=os.environ | {"PYTHONPATH": FOLDERS},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "here").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "ended with signal SIGTERM" in error
