@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,11 @@ from test_datasets import skip_unless_prepared
 
 README = Path(__file__).parents[1] / "README.md"
 # Of docs/, those with steps in Python, and the dataset they need beside scikit-learn's.
-DOCUMENTS = {"ladder_inference.md": "cifar10", "lossy_codes.md": None}
+DOCUMENTS = {
+    "ladder_inference.md": "cifar10",
+    "lossy_codes.md": None,
+    "training.md": None,
+}
 
 
 def blocks(language, path=README):
@@ -58,3 +64,21 @@ def test_shell_steps(tmp_path, monkeypatch):
         assert result.exit_code == 0, (arguments, result.output, result.exception)
     assert (tmp_path / "samples.png").exists()
     assert (tmp_path / "served/my_digits/1/saved_model.pb").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["mirrored", "multi_worker"])
+def test_shell_steps_under_a_strategy(strategy, tmp_path):
+    """In a process of its own, where TensorFlow has not begun."""
+    text = "".join(blocks("bash", README.parent / "docs" / "training.md"))
+    (step,) = (line for line in text.splitlines() if strategy in line)
+    _, *arguments = shlex.split(step)
+    subprocess.run(
+        [sys.executable, "-m", "vaezoo", *arguments],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    (weights,) = tmp_path.rglob("weights.h5")
+    assert (weights.parent / "log.csv").exists()
