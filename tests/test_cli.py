@@ -146,6 +146,9 @@ def test_export_numbers_the_versions(run_folder, tmp_path):
         assert (tmp_path / "m" / version / "saved_model.pb").exists()
 
 
+TRAIN = ("train", "pixelvae_digits", "--out", "run")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -156,6 +159,10 @@ def test_export_numbers_the_versions(run_folder, tmp_path):
         (("sample", "pixelvae_digits", "--output", "/"), "can be written"),
         (("train", "pixelvae_digits", "--out", "/proc/run"), "can be written"),
         (("evaluate", "pixelvae_digits", "-k", "-1"), "x>=1"),
+        ((*TRAIN, "--strategy", "multi_worker"), "no TF_CONFIG in the environment"),
+        ((*TRAIN, "--local-workers", "2"), "goes with --strategy multi_worker"),
+        ((*TRAIN, "--devices", "2"), '`devices` goes with strategy="mirrored"'),
+        ((*TRAIN, "--precision", "float16"), "mixed_bfloat16"),
     ],
 )
 def test_errors_are_one_message_without_a_traceback(arguments, message):

@@ -5,6 +5,7 @@ import csv
 import ctypes
 import math
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -419,11 +420,12 @@ def _lost_workers_named(strategy):
     except tf.errors.OpError as error:
         if not strategies.is_multi_worker(strategy):
             raise
+        message = re.sub(r"\{\{.*?\}\}\s*", "", error.message).splitlines()[0]
         raise strategies.WorkerLostError(
-            "All workers must train together. Received: another worker does not answer "
-            f"({type(error).__name__}: {error.message.splitlines()[0]}). Start all of "
-            "them again with the same arguments and resume=True (--resume): they go on "
-            "from the last checkpoint."
+            "All workers must train together. Received: another worker does not "
+            f"answer ({type(error).__name__}: {message}) Start all of them again, with "
+            "the same arguments and resume=True (--resume): they go on from the last "
+            "checkpoint."
         ) from error
 
 
