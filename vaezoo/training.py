@@ -150,8 +150,8 @@ def train(
         _check_run_folder(out, resume=resume)
 
     recipe = entry.fine_tune if init == "zoo" else entry.training
-    changes = {"epochs": _at_least_one("epochs", epochs), "seed": seed}
-    changes["precision"] = precision
+    _at_least_one("epochs", epochs)
+    changes = {"epochs": epochs, "seed": seed, "precision": precision}
     changes = {key: value for key, value in changes.items() if value is not None}
     recipe = type(recipe).model_validate(recipe.model_dump() | changes)
     dataset = dataset or entry.dataset
@@ -183,10 +183,9 @@ def train(
         if resume:
             checkpoint.restore(model)
         model.zoo_entry = run
-        if is_chief:
-            zoo.write_entry(run, out / zoo.ENTRY_FILE)
         callbacks = []
         if is_chief:
+            zoo.write_entry(run, out / zoo.ENTRY_FILE)
             epoch = checkpoint.position // data.steps_per_epoch
             callbacks = _logs(out, first_epoch=epoch, profile=profile)
         _fit(
