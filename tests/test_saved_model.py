@@ -303,6 +303,63 @@ def test_loads_with_tensorflow_alone(folder, answers, tmp_path, script):
     run_alone(script, copy, answers)
 
 
+@pytest.fixture(scope="module")
+def c_program(tmp_path_factory):
+    """A program in C, linked with the libraries in TensorFlow's wheel."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs a C compiler, gcc")
+    program = tmp_path_factory.mktemp("c") / "run_saved_model"
+    library = tf.sysconfig.get_lib()
+    command = ["gcc", "-O1", "-o", program, Path(__file__).parent / "run_saved_model.c"]
+    command += [f"-I{tf.sysconfig.get_include()}", f"-L{library}"]
+    command += ["-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"]
+    subprocess.run([*command, f"-Wl,-rpath,{library}"], check=True)
+    return program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sample", "log_likelihood"])
+def test_a_program_in_c_gives_the_same(folder, answers, c_program, tmp_path, name):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    content = (folder / "saved_model.pb").read_bytes()
+    (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
+    signature = graph.signature_def[name]
+    data, arguments, expected = np.load(answers), [], {}
+    for key, info in signature.inputs.items():
+        value = data[f"{name}/inputs/{key}"]
+        value.tofile(tmp_path / key)
+        sizes = "x".join(map(str, value.shape))
+        arguments += ["in", info.name, str(info.dtype), sizes, tmp_path / key]
+    for key, info in signature.outputs.items():
+        expected[key] = data[f"{name}/outputs/{key}"]
+        arguments += ["out", info.name, tmp_path / key]
+    subprocess.run([c_program, folder, *arguments], check=True, timeout=300)
+    for key, value in expected.items():
+        written = np.fromfile(tmp_path / key, value.dtype).reshape(value.shape)
+        np.testing.assert_array_equal(written, value)
+
+
+@pytest.mark.slow
+def test_saved_model_cli(folder, answers, tmp_path):
+    tool = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
+    options = ["--dir", folder, "--tag_set", "serve"]
+    shown = subprocess.run(
+        [*tool, "show", *options], check=True, capture_output=True, text=True
+    )
+    for name in NAMES:
+        assert f'SignatureDef key: "{name}"' in shown.stdout
+    data = np.load(answers)
+    inputs = []
+    for key in ("seed", "temperature"):
+        np.save(tmp_path / f"{key}.npy", data[f"sample/inputs/{key}"])
+        inputs.append(f"{key}={tmp_path / key}.npy")
+    options += ["--signature_def", "sample", "--outdir", tmp_path]
+    subprocess.run([*tool, "run", *options, "--inputs", ";".join(inputs)], check=True)
+    images = np.load(tmp_path / "images.npy")
+    np.testing.assert_array_equal(images, data["sample/outputs/images"])
+
+
 def test_subset_and_model_without_latents(tmp_path):
     model = tiny.shared("gated_pixelcnn")
     path = export(model, tmp_path / "2", signatures=["log_likelihood", "sample"])

@@ -129,19 +129,31 @@ def _dataset_options(dataset, model):
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--temperature", type=float, default=1.0, show_default=True)
 @click.option("--output", default="samples.png", show_default=True, help="A PNG file.")
-def sample(name, num, seed, temperature, output):
+@click.option(
+    "--server", metavar="HOST:PORT", help="Ask a TensorFlow Serving server's gRPC port."
+)
+def sample(name, num, seed, temperature, output, server):
     """Draw images from NAME into a grid."""
     _writable_target(output)
     from vaezoo import zoo
 
-    zoo.describe(name)
+    entry = zoo.describe(name)
     _import_tensorflow()
     from vaezoo import plots
 
-    model = zoo.load(name)
-    click.echo(f"Drawing {num} images from {name} ...", err=True)
-    images = model.sample(num, seed=seed, temperature=temperature)
-    plots.save_png(output, plots.image_grid(images, levels=model.levels))
+    where = f" at {server}" if server else ""
+    click.echo(f"Drawing {num} images from {name}{where} ...", err=True)
+    if server:
+        from vaezoo.client import Client
+
+        with Client(server, entry.name) as client:
+            images = client.sample(num, seed=seed, temperature=temperature)
+        levels = 2 if images.max() < 2 else 256  # a server does not say
+    else:
+        model = zoo.load(name)
+        levels = model.levels
+        images = model.sample(num, seed=seed, temperature=temperature)
+    plots.save_png(output, plots.image_grid(images, levels=levels))
     click.echo(f"Wrote {output}")
 
 

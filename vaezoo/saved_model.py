@@ -1,6 +1,7 @@
 """Exporting a model as a SavedModel that needs TensorFlow and nothing else."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ EXTRA_FOLDER = "assets.extra"  # where TF Serving looks for what is not TensorFl
 MANIFEST_FILE = "manifest.json"
 WARMUP_FILE = "tf_serving_warmup_requests"
 
+# Sizes that a server pads batches to (export/batching.config), where it merges requests.
+BATCH_SIZES = (1, 4, 16, 64)
 _NUM_ROUNDS = 10  # of `complete`
 
 
@@ -117,7 +120,15 @@ def export(
         }
         text = json.dumps(manifest, indent=2) + "\n"
         (extra / MANIFEST_FILE).write_text(text, encoding="utf-8")
-        _write_warmup_requests(model, extra / WARMUP_FILE, names, final.parent.name)
+        # Only XLA compiles each size anew.
+        sizes = [size for size in BATCH_SIZES if size <= max_batch_size]
+        _write_warmup_requests(
+            model,
+            extra / WARMUP_FILE,
+            names,
+            model_name=final.parent.name,
+            sizes=sizes if jit else sizes[:1],
+        )
     return final
 
 
@@ -275,8 +286,8 @@ def _described(function):
     }
 
 
-def _write_warmup_requests(model, path, names, model_name):
-    """A request of one row for each signature, if the `serving` extra is there."""
+def _write_warmup_requests(model, path, names, *, model_name, sizes):
+    """Requests of each size to each signature, if the `serving` extra is there."""
     try:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
     except ImportError:
@@ -289,14 +300,14 @@ def _write_warmup_requests(model, path, names, model_name):
         return
     functions = _signature_functions(model, 1, jit=False)
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for name in names:
+        for name, size in itertools.product(names, sizes):
             specs, _ = functions[name]
             request = predict_pb2.PredictRequest()
             request.model_spec.name = model_name
             request.model_spec.signature_name = name
             for key, spec in specs.items():
                 fill = tf.ones if key == "temperature" else tf.zeros
-                value = fill([1, *spec.shape[1:]], spec.dtype)
+                value = fill([size, *spec.shape[1:]], spec.dtype)
                 request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
             log = prediction_log_pb2.PredictionLog(
                 predict_log=prediction_log_pb2.PredictLog(request=request)

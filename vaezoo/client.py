@@ -1,0 +1,312 @@
+"""A client of a TensorFlow Serving server that serves an exported model.
+
+    client = vaezoo.client.Client("localhost:8500", "fame_cifar10")
+    images = client.sample(16, seed=0)
+
+Its methods have the arguments and the results of the model's own.
+"""
+
+import re
+import secrets
+import time
+
+import numpy as np
+
+from vaezoo import sampling
+
+_FIRST_WAIT = 0.1  # seconds before the first retry; each is twice the one before
+_MAX_MESSAGE_BYTES = 2**31 - 1
+_LIMIT = re.compile(r"max_batch_size=(\d+)")
+
+
+class Client:
+    """Samples from a served model, and scores, encodes, decodes and completes images.
+
+    The model's shapes are asked of the server at the first call. A call of many rows
+    is sent in requests of at most `max_batch_size`, or of the server's own limit, which
+    its refusal tells. Requests are repeated while the server is away or too busy, until
+    the timeout; a row's answer is a function of its seed, so that changes nothing.
+
+    Args:
+        address: str, `HOST:PORT` of the server's gRPC port.
+        model_name: str, the name that the server gives the model.
+        version: int, a version of the model; `None` for the server's choice.
+        timeout: float, seconds for each request, its retries included.
+        max_batch_size: int. Rows of a request.
+        channel: a `grpc.Channel`, such as one with credentials; `None` for an insecure
+            one to `address`.
+
+    Raises:
+        ImportError: the `serving` extra is not installed.
+        ValueError: an argument breaks its rule.
+    """
+
+    def __init__(
+        self,
+        address,
+        model_name,
+        *,
+        version=None,
+        timeout=60.0,
+        max_batch_size=64,
+        channel=None,
+    ):
+        try:
+            import grpc
+            from tensorflow_serving.apis import prediction_service_pb2_grpc
+        except ImportError as error:
+            raise ImportError(
+                "The client needs the 'serving' extra: pip install 'vaezoo[serving]'."
+            ) from error
+        for name, value in (("timeout", timeout), ("max_batch_size", max_batch_size)):
+            if not value > 0:
+                raise ValueError(
+                    f"`{name}` must be positive. Received: {name}={value!r}."
+                )
+        self.address = address
+        self.model_name = model_name
+        self.version = version
+        self.timeout = timeout
+        self.max_batch_size = max_batch_size
+        if channel is None:
+            options = [
+                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+            ]
+            channel = grpc.insecure_channel(address, options)
+        self._channel = channel
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        self._signatures = None
+
+    def close(self):
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    # What the server serves.
+
+    @property
+    def signatures(self):
+        """Name of a signature -> name of an input -> `(dtype, shape of a row)`.
+
+        Raises:
+            As the methods below.
+        """
+        if self._signatures is None:
+            self._signatures = self._ask_for_signatures()
+        return self._signatures
+
+    @property
+    def image_shape(self):
+        """`(height, width, channels)` of the model's images."""
+        return self._inputs("log_likelihood")["images"][1]
+
+    def _ask_for_signatures(self):
+        import tensorflow as tf
+        from tensorflow_serving.apis import get_model_metadata_pb2
+
+        request = get_model_metadata_pb2.GetModelMetadataRequest(
+            metadata_field=["signature_def"]
+        )
+        self._name_model(request.model_spec)
+        answer = self._send(self._stub.GetModelMetadata, request)
+        found = get_model_metadata_pb2.SignatureDefMap()
+        answer.metadata["signature_def"].Unpack(found)
+        return {
+            name: {
+                key: (
+                    tf.as_dtype(info.dtype).as_numpy_dtype,
+                    tuple(dim.size for dim in info.tensor_shape.dim[1:]),
+                )
+                for key, info in signature.inputs.items()
+            }
+            for name, signature in found.signature_def.items()
+        }
+
+    def _inputs(self, signature):
+        if signature not in self.signatures:
+            served = sorted(set(self.signatures) - {"serving_default"})
+            raise ValueError(
+                f"The served model must have the signature {signature!r}. Received: "
+                f"{self.model_name!r} at {self.address}, which has {served}. A model "
+                "without latents has no codes; otherwise export it with this signature."
+            )
+        return self.signatures[signature]
+
+    # The model's methods.
+
+    def sample(self, num, *, seed=None, temperature=1.0):
+        """Draw images, as `model.sample` does with `jit=False`.
+
+        Args:
+            num: int, at least 1.
+            seed: int, or int64 `[num]`, one a row; `None` for a fresh one.
+            temperature: float above 0, or `[num]`, one a row.
+
+        Returns:
+            uint8 `[num, height, width, channels]`.
+
+        Raises:
+            ValueError: an argument breaks its rule, here or at the server, or the
+                server has no such model or signature.
+            ConnectionError: the server is not there.
+            TimeoutError: it has not answered in time.
+        """
+        if isinstance(num, bool) or not isinstance(num, int | np.integer) or num < 1:
+            raise ValueError(
+                f"`num` must be an integer of at least 1. Received: num={num!r}."
+            )
+        if seed is None:
+            seed = secrets.randbits(63)
+        temperatures = np.asarray(temperature, np.float32)
+        if temperatures.shape not in ((), (num,)) or not np.all(
+            (temperatures > 0) & np.isfinite(temperatures)
+        ):
+            raise ValueError(
+                "`temperature` must be positive and finite, a number or one a row "
+                f"[{num}]. Received: temperature={temperature!r}. 1.0 is the model."
+            )
+        temperatures = np.broadcast_to(temperatures, [num])
+        inputs = {"temperature": temperatures}
+        return self._predict("sample", inputs, seed)["images"]
+
+    def log_likelihood(self, images, *, seed=0):
+        """The bound `L_K` of each image in nats, float32 `[n]`.
+
+        K was fixed by the export. Args and errors: as of `sample`; `images` are uint8
+        `[n, height, width, channels]`.
+        """
+        return self._predict("log_likelihood", {"images": images}, seed)[
+            "log_likelihood"
+        ]
+
+    def encode(self, images, *, seed=0):
+        """A draw of each image's latents: dict of name to float32 `[n, ...]`."""
+        return self._predict("encode", {"images": images}, seed)
+
+    def decode(self, latents, *, seed=0):
+        """Draw images of latents, a dict as `encode` gives: uint8 `[n, ...]`."""
+        return self._predict("decode", dict(latents), seed)["images"]
+
+    def reconstruct(self, images, *, seed=0):
+        """Encode images and draw them again: uint8 `[n, height, width, channels]`."""
+        return self._predict("reconstruct", {"images": images}, seed)["images"]
+
+    def complete(self, images, mask, *, seed=0):
+        """Fill in the pixels where `mask`, uint8 `[n, height, width, 1]`, is 1."""
+        inputs = {"images": images, "mask": mask}
+        return self._predict("complete", inputs, seed)["images"]
+
+    # Requests.
+
+    def _predict(self, signature, inputs, seed):
+        rules = {k: v for k, v in self._inputs(signature).items() if k != "seed"}
+        inputs = _checked(inputs, rules)
+        num = len(next(iter(inputs.values())))
+        if np.ndim(seed) == 0:
+            seed = sampling.row_seeds(seed, num)
+        inputs |= _checked({"seed": seed}, {"seed": (np.int64, ())})
+        if len({len(value) for value in inputs.values()}) != 1 or num == 0:
+            sizes = {key: len(value) for key, value in inputs.items()}
+            raise ValueError(
+                f"All inputs must have the same number of rows, at least one. "
+                f"Received: {sizes}."
+            )
+        parts, start = [], 0
+        while start < num:
+            rows = slice(start, start + self.max_batch_size)
+            part = {key: value[rows] for key, value in inputs.items()}
+            try:
+                parts.append(self._request(signature, part))
+            except ValueError as error:
+                limit = _LIMIT.search(str(error))
+                if not limit or int(limit[1]) >= self.max_batch_size:
+                    raise
+                self.max_batch_size = int(limit[1])
+                continue
+            start += self.max_batch_size
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    def _request(self, signature, inputs):
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2
+
+        request = predict_pb2.PredictRequest()
+        self._name_model(request.model_spec)
+        request.model_spec.signature_name = signature
+        for key, value in inputs.items():
+            request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+        answer = self._send(self._stub.Predict, request)
+        return {key: tf.make_ndarray(value) for key, value in answer.outputs.items()}
+
+    def _name_model(self, spec):
+        spec.name = self.model_name
+        if self.version is not None:
+            spec.version.value = self.version
+
+    def _send(self, method, request):
+        import grpc
+
+        again = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        deadline, wait = time.monotonic() + self.timeout, _FIRST_WAIT
+        while True:
+            try:
+                return method(request, timeout=max(deadline - time.monotonic(), 0.0))
+            except grpc.RpcError as error:
+                in_time = time.monotonic() + wait < deadline
+                if error.code() not in again or not in_time:
+                    raise self._explained(error) from error
+            time.sleep(wait)
+            wait *= 2
+
+    def _explained(self, error):
+        """The exception for an error of the server."""
+        import grpc
+
+        code, details = error.code(), error.details()
+        where = f"{self.model_name!r} at {self.address}"
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return TimeoutError(
+                f"The server must answer within timeout={self.timeout:g} seconds. "
+                f"Received: no answer from {where}. Ask for fewer rows at a time with "
+                "max_batch_size, or give a longer timeout."
+            )
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
+            return ConnectionError(
+                f"The server must be there and have room. Received: {code.name} from "
+                f"{where} ({details}), again and again for {self.timeout:g} seconds."
+            )
+        if code == grpc.StatusCode.NOT_FOUND:
+            return ValueError(
+                f"The server must serve the model. Received: {where} ({details}). "
+                "Compare the name with the server's configuration."
+            )
+        return ValueError(f"The server refused the request to {where}: {details}")
+
+
+def _checked(inputs, rules):
+    """The inputs as arrays of the served types, or a ValueError that says the rule."""
+    if inputs.keys() != rules.keys():
+        raise ValueError(
+            f"The inputs must be {sorted(rules)}. Received: {sorted(inputs)}."
+        )
+    arrays = {}
+    for name, value in inputs.items():
+        dtype, shape = rules[name]
+        array = np.asarray(value)
+        same_kind = array.dtype == dtype or (
+            array.dtype.kind == "f" and np.dtype(dtype).kind == "f"
+        )
+        if not same_kind or array.shape[1:] != shape or array.ndim == 0:
+            sizes = ", ".join(["n", *map(str, shape)])
+            raise ValueError(
+                f"`{name}` must be {np.dtype(dtype).name} [{sizes}]. Received: "
+                f"dtype={array.dtype}, shape={array.shape}."
+            )
+        arrays[name] = array.astype(dtype)
+    return arrays
