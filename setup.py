@@ -53,6 +53,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff==0.17.5",
             "setuptools>=68",
+            "tensorflow-serving-api==2.21.0",
             "wheel",
         ],
         "benchmark": ["torch==2.13.0"],

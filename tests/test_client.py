@@ -109,7 +109,7 @@ BAD = {
     "latent": (lambda c: c.decode({"y": np.zeros((2, 3))}), r"\['z'\]"),
     "num": (lambda c: c.sample(0), "num=0"),
     "temperature": (lambda c: c.sample(2, temperature=np.nan), "temperature=nan"),
-    "range": (lambda c: c.encode(IMAGES + 2), "values in 0..1"),
+    "range": (lambda c: c.encode(IMAGES + 2), r"values in 0..1. Received: \[2\]."),
     "latent range": (lambda c: c.decode({"z": np.full((1, 3), np.inf)}), "finite"),
 }
 
@@ -144,7 +144,7 @@ def test_the_command_line_asks_the_server(model, folder, tmp_path):
     from vaezoo import cli, plots
 
     output = tmp_path / "samples.png"
-    with serving(folder, "pixelvae_digits") as (address, _):
+    with serving(folder, "pixelvae_digits", batch_sizes=(1, 5)) as (address, _):
         arguments = ["sample", "pixelvae_digits", "--num", "5", "--seed", "3"]
         arguments += ["--server", address, "--output", str(output)]
         result = CliRunner().invoke(cli.main, arguments)

@@ -17,6 +17,8 @@ from vaezoo import sampling
 _FIRST_WAIT = 0.1  # seconds before the first retry; each is twice the one before
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _LIMIT = re.compile(r"max_batch_size=(\d+)")
+# How TensorFlow words a rule that the graph checks.
+_RULE = re.compile(r"assertion failed: \[(.*?)\] \[Received:\] (\[.*?\])", re.DOTALL)
 
 
 class Client:
@@ -286,6 +288,9 @@ class Client:
                 f"The server must serve the model. Received: {where} ({details}). "
                 "Compare the name with the server's configuration."
             )
+        rule = _RULE.search(details or "")
+        if rule:
+            return ValueError(f"{rule[1]} Received: {rule[2]}.")
         return ValueError(f"The server refused the request to {where}: {details}")
 
 

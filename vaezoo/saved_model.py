@@ -18,7 +18,7 @@ EXTRA_FOLDER = "assets.extra"  # where TF Serving looks for what is not TensorFl
 MANIFEST_FILE = "manifest.json"
 WARMUP_FILE = "tf_serving_warmup_requests"
 
-# Sizes that a server pads batches to (export/batching.config), where it merges requests.
+# Sizes that a server which merges requests pads to; those of export/batching.config.
 BATCH_SIZES = (1, 4, 16, 64)
 _NUM_ROUNDS = 10  # of `complete`
 
