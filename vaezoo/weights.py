@@ -27,14 +27,14 @@ def write_weights(model, path, *, dtype="float32"):
     Args:
         model: a built `keras.Model`.
         path: the file to write; its folder must exist.
-        dtype: "float32" or "float16", how floating-point variables are stored.
+        dtype: "float32" or "float16", how floating-point variables are stored; one
+            that does not fit in a float16 (a statistic, it may be) as float32.
 
     Returns:
         `path`, a `pathlib.Path`.
 
     Raises:
-        ValueError: if `dtype` is another, if the model is not built, or if a finite
-            weight does not fit in a float16.
+        ValueError: if `dtype` is another, or if the model is not built.
         OSError: if the file cannot be written.
     """
     import h5py
@@ -49,7 +49,7 @@ def write_weights(model, path, *, dtype="float32"):
             f"{model.name!r}, not built. Build it, or call it on one batch."
         )
     arrays = {
-        name: _stored(name, _value(variable), dtype)
+        name: _stored(_value(variable), dtype)
         for name, variable in _variables(model).items()
     }
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
@@ -235,19 +235,15 @@ def _value(variable):
     return tf.convert_to_tensor(variable).numpy()
 
 
-def _stored(name, array, dtype):
+def _stored(array, dtype):
     import numpy as np
 
     if not np.issubdtype(array.dtype, np.floating):
         return array
     with np.errstate(over="ignore"):
         stored = array.astype(dtype)
-    if np.any(np.isfinite(array) & ~np.isfinite(stored)):
-        raise ValueError(
-            "Weights stored as float16 must be within +-65504. Received: "
-            f"{name} up to {np.abs(array).max():.4g}. Use dtype='float32'."
-        )
-    return stored
+    overflows = np.any(np.isfinite(array) & ~np.isfinite(stored))
+    return array if overflows else stored
 
 
 def _variables(model):
