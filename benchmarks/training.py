@@ -90,6 +90,7 @@ def train_vaezoo(name, batch, precision="float32", devices=1):
 
     from vaezoo import models, training
 
+    training.keep_freed_memory()  # as `vaezoo train` does
     keras.config.set_dtype_policy(precision)
     strategy = tf.distribute.get_strategy()
     if devices > 1:

@@ -164,7 +164,7 @@ def train(
         every_minutes=checkpoint_minutes,
     )
 
-    _keep_freed_memory()
+    keep_freed_memory()
     keras.utils.set_random_seed(recipe.seed)
     with strategy.scope(), _dtype_policy(recipe.precision):
         if init == "zoo":
@@ -216,7 +216,7 @@ def _write_results(model, out):
     zoo.write_entry(model.zoo_entry, out / zoo.ENTRY_FILE)
 
 
-def _keep_freed_memory():
+def keep_freed_memory():
     """Ask glibc not to give freed memory back to the system.
 
     A step on a CPU frees and allocates the same large tensors over and over; zeroing
