@@ -478,39 +478,3 @@ def test_another_dataset_gives_the_model_its_shape(tmp_path):
     assert model.image_shape == (8, 8, 1)
     assert training.num_steps(model) == 2
     assert weights.is_local(model.zoo_entry.weights, folder=tmp_path / "run")
-
-
-@pytest.mark.slow
-def test_two_replicas_stopped_and_resumed_end_where_one_does(run, tmp_path):
-    code = f"""
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-halves = [tf.config.LogicalDeviceConfiguration()] * 2
-tf.config.set_logical_device_configuration(cpu, halves)
-from test_training import make_entry
-from vaezoo import training
-
-strategy = tf.distribute.MirroredStrategy(
-    ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
-)
-end = training.CheckpointCallback.on_train_batch_end
-
-def end_or_stop(self, batch, logs=None):
-    if self.position + 1 == {KILLED_AT}:
-        self.stop()
-    end(self, batch, logs)
-
-training.CheckpointCallback.on_train_batch_end = end_or_stop
-arguments = dict(out={str(tmp_path)!r}, strategy=strategy, verbose=0)
-try:
-    training.train(make_entry(), **arguments)
-except SystemExit:
-    training.train(make_entry(), resume=True, **arguments)
-"""
-    run_code(code).check_returncode()
-    assert [path.name for path in training.checkpoints(tmp_path / "checkpoints")] == [
-        "step-000000018",
-        "step-000000024",
-    ]
-    for a, b in zip(vaezoo.load(tmp_path).weights, run[1].weights, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-3)
