@@ -143,6 +143,34 @@ def test_when_a_worker_dies_the_launcher_says_which_and_leaves_none(
     assert "[worker 1] farewell" in capfd.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks for Linux's prctl")
+def test_workers_die_with_a_killed_launcher(tmp_path):
+    code = (
+        "import os, pathlib, time; "
+        f"pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(); time.sleep(600)"
+    )
+    launcher = f"""
+import sys
+from vaezoo import strategies
+strategies.launch([sys.executable, "-c", {code!r}], 2)
+"""
+    environment = os.environ | {"PYTHONPATH": FOLDERS}
+    process = subprocess.Popen([sys.executable, "-c", launcher], env=environment)
+    try:
+        wait_until(lambda: len(os.listdir(tmp_path)) == 2)
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: not running(int(path.name) for path in tmp_path.iterdir()))
+
+
+def wait_until(holds, *, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 # Exactness.
 
 EXACT = """
@@ -363,9 +391,7 @@ def test_terminated_while_it_waits(tmp_path):
         text=True,
     )
     try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "here").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until((tmp_path / "here").exists)
         process.send_signal(signal.SIGTERM)
         _, error = process.communicate(timeout=60)
     finally:

@@ -4,6 +4,7 @@ Under a strategy every replica, in whatever process, has the same weights and it
 rows of a batch. The first worker, the chief, is the only one that writes.
 """
 
+import ctypes
 import functools
 import json
 import math
@@ -241,7 +242,7 @@ def launch(command, num_workers):
     Each finds its place in `TF_CONFIG`, with a free port of 127.0.0.1. The first
     writes to this process's output; lines of the others have their number before them.
     SIGTERM and SIGINT are passed on. When a worker fails, the others have a minute to
-    end; none is left behind.
+    end. None is left behind; on Linux not even where this process is killed.
 
     Args:
         command: list of str.
@@ -266,9 +267,12 @@ def launch(command, num_workers):
             task = {"type": "worker", "index": index}
             config = {"cluster": {"worker": addresses}, "task": task}
             environment = {"TF_NUM_INTRAOP_THREADS": str(threads)} | os.environ
-            workers.append(
-                _start(command, index, environment | {"TF_CONFIG": json.dumps(config)})
-            )
+            environment |= {"TF_CONFIG": json.dumps(config)}
+            workers.append(_start(command, index, environment))
+        for index, worker in enumerate(workers):
+            if worker.stdout:
+                arguments = (index, worker.stdout)
+                threading.Thread(target=_show, args=arguments, daemon=True).start()
         _wait(workers)
     finally:
         for worker in workers:
@@ -289,25 +293,27 @@ def _free_ports(num):
 
 
 def _start(command, index, environment):
-    # In a session of its own a worker does not get a terminal's Ctrl-C besides.
-    options = {"env": environment, "start_new_session": True}
-    if index == 0:
-        return subprocess.Popen(command, **options)
-    worker = subprocess.Popen(
+    output = {} if index == 0 else {"stdout": subprocess.PIPE}
+    return subprocess.Popen(
         command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        **options,
+        env=environment,
+        stderr=None if index == 0 else subprocess.STDOUT,
+        start_new_session=True,  # else a terminal's Ctrl-C goes to the workers too
+        preexec_fn=_die_with_the_parent,
+        **output,
     )
 
-    def show():
-        for line in worker.stdout:
-            print(f"[worker {index}] {line}", end="", file=sys.stderr, flush=True)
 
-    threading.Thread(target=show, daemon=True).start()
-    return worker
+def _die_with_the_parent():
+    """On Linux, SIGKILL for this process when the launcher is gone, however it went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _show(index, lines):
+    for line in lines:
+        text = line.decode(errors="replace")
+        print(f"[worker {index}] {text}", end="", file=sys.stderr, flush=True)
 
 
 def _wait(workers):
