@@ -255,9 +255,10 @@ def launch(command, num_workers):
     """
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(num_workers)]
     threads = max(1, (os.cpu_count() or 1) // num_workers)
-    workers = []
+    workers, stopped = [], threading.Event()
 
     def stop(*_):
+        stopped.set()
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
 
@@ -269,6 +270,8 @@ def launch(command, num_workers):
             environment = {"TF_NUM_INTRAOP_THREADS": str(threads)} | os.environ
             environment |= {"TF_CONFIG": json.dumps(config)}
             workers.append(_start(command, index, environment))
+            if stopped.is_set():  # while it was started
+                workers[-1].send_signal(signal.SIGTERM)
         for index, worker in enumerate(workers):
             if worker.stdout:
                 arguments = (index, worker.stdout)
