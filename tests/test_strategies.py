@@ -161,7 +161,9 @@ strategies.launch([sys.executable, "-c", {code!r}], 2)
     finally:
         process.kill()
         process.wait()
-    wait_until(lambda: not running(int(path.name) for path in tmp_path.iterdir()))
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    wait_until(lambda: not running(pids))
+    assert len(pids) == 2 and not running(pids)
 
 
 def wait_until(holds, *, seconds=60):

@@ -24,7 +24,7 @@ def _clear_errors():
     """Show errors of the library as one message, without a traceback."""
     try:
         yield
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         if getattr(error, "errno", None) == errno.EPIPE:
             raise  # the reader of a pipe has left, which click handles
         notes = getattr(error, "__notes__", [])

@@ -165,15 +165,7 @@ class Client:
             )
         if seed is None:
             seed = secrets.randbits(63)
-        temperatures = np.asarray(temperature, np.float32)
-        if temperatures.shape not in ((), (num,)) or not np.all(
-            (temperatures > 0) & np.isfinite(temperatures)
-        ):
-            raise ValueError(
-                "`temperature` must be positive and finite, a number or one a row "
-                f"[{num}]. Received: temperature={temperature!r}. 1.0 is the model."
-            )
-        temperatures = np.broadcast_to(temperatures, [num])
+        temperatures = sampling.row_temperatures(temperature, num)
         inputs = {"temperature": temperatures}
         return self._predict("sample", inputs, seed)["images"]
 

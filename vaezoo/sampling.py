@@ -64,6 +64,30 @@ def row_seeds(seed, n):
     return np.array(seeds, np.int64)
 
 
+def row_temperatures(temperature, n):
+    """Temperatures of the `n` rows of a batch.
+
+    Args:
+        temperature: float above 0, or `[n]`, one a row.
+        n: int.
+
+    Returns:
+        A float32 array `[n]`.
+
+    Raises:
+        ValueError: if a temperature is not positive and finite, or the shape is wrong.
+    """
+    temperatures = np.asarray(temperature, np.float32)
+    if temperatures.shape not in ((), (n,)) or not np.all(
+        (temperatures > 0) & np.isfinite(temperatures)
+    ):
+        raise ValueError(
+            "`temperature` must be positive and finite, a number or one a row "
+            f"[{n}]. Received: temperature={temperature!r}. 1.0 is the model."
+        )
+    return np.broadcast_to(temperatures, [n])
+
+
 def fold_in(seeds, data):
     """Derive new seeds: `splitmix64(seeds + (data + 1) * golden ratio)`, wrapping.
 

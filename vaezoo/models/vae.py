@@ -167,11 +167,12 @@ class VAE(keras.Model):
         seeds = tf.constant(sampling.row_seeds(0, images.shape[0]))
         with weight_norm.data_dependent_init():
             self._elbo_terms(images, seeds, training=True)
-        # Workers that are not alike may differ in the last bit.
-        arrays = [variable.numpy() for variable in self.weights]
-        arrays = strategies.from_chief(self.distribute_strategy, arrays)
-        for variable, array in zip(self.weights, arrays, strict=True):
-            variable.assign(array)
+        strategy = self.distribute_strategy
+        if strategies.is_multi_worker(strategy):  # unlike processors round unlike
+            arrays = [variable.numpy() for variable in self.weights]
+            arrays = strategies.from_chief(strategy, arrays)
+            for variable, array in zip(self.weights, arrays, strict=True):
+                variable.assign(array)
         self.data_initialized = True
 
     def _checked(self, images, *, name="images", levels=None, channels=None):
@@ -786,15 +787,7 @@ class VAE(keras.Model):
         if seed is None:
             seed = secrets.randbits(63)
         seeds = self._row_seeds(seed, num)
-        temperatures = np.asarray(temperature, np.float32)
-        if temperatures.shape not in ((), (num,)) or not np.all(
-            (temperatures > 0) & np.isfinite(temperatures)
-        ):
-            raise ValueError(
-                "`temperature` must be positive and finite, a number or one a row "
-                f"[{num}]. Received: temperature={temperature!r}. 1.0 is the model."
-            )
-        temperatures = np.broadcast_to(temperatures, [num])
+        temperatures = sampling.row_temperatures(temperature, num)
         return self._in_batches(
             self._compiled("sample", jit=jit),
             (seeds, temperatures),
