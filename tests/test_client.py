@@ -10,9 +10,11 @@ import pytest
 pytest.importorskip("tensorflow_serving", reason="needs the 'serving' extra")
 
 
+from click.testing import CliRunner
+
 import tiny
 from serving_double import serving
-from vaezoo import row_seeds, saved_model, strategies
+from vaezoo import cli, plots, row_seeds, saved_model, strategies
 from vaezoo.client import Client
 
 K = 3
@@ -139,10 +141,6 @@ def test_one_bad_request_fails_those_it_is_merged_with(folder):
 
 def test_the_command_line_asks_the_server(model, folder, tmp_path):
     """The picture of `vaezoo sample NAME --server` is that of the model."""
-    from click.testing import CliRunner
-
-    from vaezoo import cli, plots
-
     output = tmp_path / "samples.png"
     with serving(folder, "pixelvae_digits", batch_sizes=(1, 5)) as (address, _):
         arguments = ["sample", "pixelvae_digits", "--num", "5", "--seed", "3"]
@@ -199,3 +197,7 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow_serving.apis", None)
     with pytest.raises(ImportError, match=r"vaezoo\[serving\]"):
         Client("127.0.0.1:1", "tiny")
+    arguments = ["sample", "pixelvae_digits", "--server", "127.0.0.1:1"]
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 1 and "vaezoo[serving]" in result.output
+    assert isinstance(result.exception, SystemExit)  # a message, no traceback
