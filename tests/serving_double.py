@@ -6,10 +6,16 @@ signature are concatenated along the first axis, padded to an allowed batch size
 copies of the first row, run once and split; an error fails every request in the batch.
 Not the server, and not for users: timings and protocols beside `Predict` and
 `GetModelMetadata` are not its.
+
+    python tests/serving_double.py FOLDER NAME
+
+serves until it is killed, and prints its address.
 """
 
+import argparse
 import contextlib
 import queue
+import signal
 import threading
 import time
 from concurrent import futures
@@ -169,3 +175,17 @@ def serving(folder, name, *, port=0, **options):
         yield f"127.0.0.1:{port}", service
     finally:
         server.stop(None)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("name")
+    args = parser.parse_args()
+    with serving(args.folder, args.name) as (address, _):
+        print(address, flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,12 @@
-"""The client, against a test double of TensorFlow Serving."""
+"""The client, against a test double of TensorFlow Serving, and itself if it is here."""
 
 import concurrent.futures
+import importlib.util
+import itertools
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +14,12 @@ import pytest
 pytest.importorskip("tensorflow_serving", reason="needs the 'serving' extra")
 
 
+import grpc
+import tensorflow as tf
 from click.testing import CliRunner
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+import model_server
 import tiny
 from serving_double import serving
 from vaezoo import cli, plots, row_seeds, saved_model, strategies
@@ -36,10 +44,29 @@ def folder(model, tmp_path_factory):
     )
 
 
-@pytest.fixture(scope="module")
-def server(folder):
-    with serving(folder, "tiny", batch_sizes=(1, 4, LIMIT)) as (address, service):
-        yield address, service
+BATCHING = f"""
+max_batch_size {{ value: {LIMIT} }}
+allowed_batch_sizes: 1
+allowed_batch_sizes: 4
+allowed_batch_sizes: {LIMIT}
+batch_timeout_micros {{ value: 2000 }}
+num_batch_threads {{ value: 2 }}
+"""
+
+
+@pytest.fixture(scope="module", params=["double", model_server.PROGRAM])
+def server(request, folder, tmp_path_factory):
+    """Address of a server, and the service if it is the double."""
+    if request.param == "double":
+        with serving(folder, "tiny", batch_sizes=(1, 4, LIMIT)) as (address, service):
+            yield address, service
+        return
+    if not model_server.is_installed():
+        pytest.skip(f"needs {model_server.PROGRAM} on the PATH")
+    batching = tmp_path_factory.mktemp("config") / "batching.config"
+    batching.write_text(BATCHING)
+    with model_server.model_server(folder, "tiny", batching=batching) as (address, _):
+        yield address, None
 
 
 @pytest.fixture
@@ -87,7 +114,7 @@ def test_large_calls_are_sent_in_parts(model, client, server):
 def test_merged_requests_are_answered_as_alone(client, server):
     """Many clients at once: fewer runs than requests, and everybody's own answer."""
     alone = {seed: client.sample(1, seed=seed) for seed in range(24)}
-    before = server[1].num_runs
+    before = server[1] and server[1].num_runs
     barrier = threading.Barrier(24)
 
     def ask(seed):
@@ -97,7 +124,7 @@ def test_merged_requests_are_answered_as_alone(client, server):
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
         for seed, images in pool.map(ask, range(24)):
             np.testing.assert_array_equal(images, alone[seed])
-    assert server[1].num_runs - before < 24
+    assert server[1] is None or server[1].num_runs - before < 24
 
 
 IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
@@ -112,7 +139,7 @@ BAD = {
     "num": (lambda c: c.sample(0), "num=0"),
     "temperature": (lambda c: c.sample(2, temperature=np.nan), "temperature=nan"),
     "range": (lambda c: c.encode(IMAGES + 2), r"values in 0..1. Received: \[2\]."),
-    "latent range": (lambda c: c.decode({"z": np.full((1, 3), np.inf)}), "finite"),
+    "latent range": (lambda c: c.decode({"z": np.full((1, 3), np.inf)}), "be finite"),
 }
 
 
@@ -124,19 +151,130 @@ def test_a_bad_call_is_explained_and_the_next_is_served(client, name):
     assert client.sample(1, seed=0).shape == (1, 8, 8, 1)
 
 
-def test_one_bad_request_fails_those_it_is_merged_with(folder):
-    """What docs/serving.md says of it: a refused batch is refused whole."""
+@pytest.fixture
+def ask(server):
+    """A stranger's request: nothing is checked before it is sent."""
+    with grpc.insecure_channel(server[0]) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+        def predict(signature, **inputs):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = "tiny"
+            request.model_spec.signature_name = signature
+            for key, value in inputs.items():
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+            answer = stub.Predict(request, timeout=30)
+            return {k: tf.make_ndarray(v) for k, v in answer.outputs.items()}
+
+        yield predict
+
+
+SEEDS = np.arange(2)
+STRANGE = {
+    "dtype": ("encode", {"images": IMAGES * 1.0, "seed": SEEDS}, ""),
+    "rank": ("encode", {"images": IMAGES[0], "seed": SEEDS}, ""),
+    "size": ("encode", {"images": IMAGES[:, 1:], "seed": SEEDS}, ""),
+    "a missing input": ("encode", {"images": IMAGES}, ""),
+    "a signature": ("samples", {"seed": SEEDS}, "samples"),
+    "range": ("encode", {"images": IMAGES + 2, "seed": SEEDS}, "values in 0..1"),
+    **{
+        f"temperature {value}": (
+            "sample",
+            {"seed": SEEDS, "temperature": np.array([1, value], np.float32)},
+            "`temperature` must be positive and finite",
+        )
+        for value in (np.nan, 0.0, -1.0, np.inf)
+    },
+    "rows": (
+        "sample",
+        {"seed": np.arange(LIMIT + 1), "temperature": np.ones(LIMIT + 1, np.float32)},
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_strangers_request_is_refused_and_the_next_is_served(ask, name):
+    signature, inputs, message = STRANGE[name]
+    with pytest.raises(grpc.RpcError) as refusal:
+        ask(signature, **inputs)
+    assert message in refusal.value.details()
+    assert ask("encode", images=IMAGES, seed=SEEDS)["z"].shape == (2, 3)
+
+
+def test_no_rows_give_no_rows(ask):
+    answer = ask("encode", images=IMAGES[:0], seed=SEEDS[:0])
+    assert answer["z"].shape == (0, 3)
+
+
+def test_a_good_request_is_served_whatever_it_is_merged_with(folder):
+    """A refused batch is refused whole; who keeps the rules asks again."""
     options = {"batch_sizes": (1, 4), "wait_seconds": 1.0}
-    with serving(folder, "tiny", **options) as (address, _):
+    with serving(folder, "tiny", **options) as (address, service):
         client = Client(address, "tiny")
-        client.image_shape  # noqa: B018, asks for the signatures
+        alone = client.encode(IMAGES)["z"]
+        before = service.num_runs
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             good = pool.submit(client.encode, IMAGES)
             bad = pool.submit(client.encode, IMAGES + 2)
-            for future in (good, bad):
-                with pytest.raises(ValueError, match="values in 0..1"):
-                    future.result()
-        assert client.encode(IMAGES)["z"].shape == (2, 3)
+            np.testing.assert_array_equal(good.result()["z"], alone)
+            with pytest.raises(ValueError, match="values in 0..1"):
+                bad.result()
+        assert service.num_runs - before == 2  # both at once, and the good one again
+
+
+def test_others_who_break_the_rules_for_ever(folder, monkeypatch):
+    """The error says whose fault it is not, and which rule."""
+    with serving(folder, "tiny") as (address, service):
+        client = Client(address, "tiny", timeout=0.5)
+        client.signatures  # noqa: B018, asked before the service is broken
+        rule = "`images` must have values in 0..1."
+        error = tf.errors.InvalidArgumentError(
+            None, None, f"assertion failed: [{rule}] [Received:] [2]"
+        )
+
+        def run(*_):
+            raise error
+
+        monkeypatch.setattr(service._session, "run", run)
+        with pytest.raises(ConnectionError, match="this one does, but.*values in 0..1"):
+            client.encode(IMAGES)
+
+
+def load_script():
+    """The kit's load generator, which is a script and not of the package."""
+    path = Path(__file__).parents[1] / "export" / "load.py"
+    spec = importlib.util.spec_from_file_location("load", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["load"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_answers_under_load_are_those_of_the_seeds_alone(server):
+    """The short form of benchmarks/serving.py: 64 clients at once."""
+    load = load_script().put_load(server[0], "tiny", seconds=30, max_requests=512)
+    assert len(load.latencies) == 512
+    assert not load.errors and load.num_different == 0
+    assert "512 answers" in str(load)
+
+
+def test_the_load_generator_sees_a_wrong_answer_and_an_error(folder, monkeypatch):
+    with serving(folder, "tiny", wait_seconds=0) as (address, service):
+        run, calls = service._session.run, itertools.count()
+
+        def sometimes_wrong(fetches, feed):
+            call = next(calls)
+            if call == 16 + 1:
+                raise tf.errors.InvalidArgumentError(None, None, "no reason")
+            outputs = run(fetches, feed)
+            return {k: v ^ 1 for k, v in outputs.items()} if call == 16 + 3 else outputs
+
+        monkeypatch.setattr(service._session, "run", sometimes_wrong)
+        options = {"num_clients": 1, "max_requests": 8}
+        load = load_script().put_load(address, "tiny", **options)
+    assert (len(load.latencies), load.num_different) == (7, 1)
+    assert len(load.errors) == 1 and "no reason" in load.errors[0]
 
 
 def test_the_command_line_asks_the_server(model, folder, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tiny
-from vaezoo import row_seeds, saved_model, zoo
+from vaezoo import provenance, row_seeds, saved_model, zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:The export has no TF Serving warm-up")
 
@@ -200,6 +200,7 @@ def test_manifest(model, folder):
     assert manifest["num_importance_samples"] == K
     assert manifest["max_batch_size"] == MAX_BATCH_SIZE
     assert manifest["image_shape"] == [8, 8, 1] and manifest["levels"] == 2
+    assert manifest["commit"] == provenance.commit() and manifest["measured"] == []
     assert list(manifest["signatures"]) == NAMES
     decode = manifest["signatures"]["decode"]
     assert decode["inputs"]["z"] == {"dtype": "float32", "shape": [None, 3]}
@@ -425,7 +426,27 @@ def test_zoo_entry_and_warmup_requests_travel_along(tmp_path):
         inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
         tf.saved_model.load(str(path)).signatures["encode"](**inputs)
     copy = zoo.entry_from_file(path / "assets.extra" / zoo.ENTRY_FILE)
-    assert copy.model_dump() == zoo.describe("pixelvae_digits").model_dump()
+    assert copy.model == model.zoo_entry.model and not copy.measured
+
+
+def test_figures_travel_with_the_weights_they_are_of(tmp_path):
+    """Those of the zoo's weights are not given to a model that was trained further."""
+    model = zoo.load("pixelvae_digits")
+    expected = zoo.describe("pixelvae_digits").model_dump(mode="json")["measured"]
+    assert expected
+    for version in (1, 2):
+        path = export(model, tmp_path / str(version), signatures=["log_likelihood"])
+        extra = path / "assets.extra"
+        manifest = json.loads((extra / "manifest.json").read_text())
+        entry = zoo.entry_from_file(extra / zoo.ENTRY_FILE)
+        assert manifest["zoo_entry"] == "pixelvae_digits"
+        assert manifest["measured"] == expected
+        assert entry.model_dump(mode="json")["measured"] == expected
+        assert (entry.weights is None) == (not expected)
+        model.trainable_variables[0].assign_add(
+            tf.ones_like(model.trainable_variables[0])
+        )
+        expected = []
 
 
 def test_existing_version_stays(model, folder):

@@ -5,10 +5,6 @@ import datetime
 import errno
 import math
 import os
-import platform
-import re
-import shlex
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -245,7 +241,7 @@ def evaluate(
 
     entry = zoo.describe(name)
     _import_tensorflow()
-    from vaezoo import datasets, evaluation
+    from vaezoo import datasets, evaluation, provenance
 
     model = zoo.load(name)
     if write:
@@ -282,10 +278,10 @@ def evaluate(
                 "split": split,
                 "images": count,
                 "seed": seed,
-                "command": _command(),
-                "commit": _commit(),
+                "command": provenance.command(),
+                "commit": provenance.commit(),
                 "date": datetime.date.today(),
-                "hardware": _hardware(),
+                "hardware": provenance.hardware(),
                 "epochs": epochs,
             }
             zoo.append_measured(write, record)
@@ -300,17 +296,6 @@ def _check_same_weights(entry, other, path):
             f"{path!r}, of {other.name!r} with other weights or another name than "
             f"{entry.name!r}. Give the file that `vaezoo describe` reads."
         )
-
-
-def _hardware():
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    names = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-        for gpu in gpus
-    ]
-    return ", ".join([f"{os.cpu_count()} CPU cores ({platform.machine()})", *names])
 
 
 def _table(model, results, num_importance_samples):
@@ -331,32 +316,6 @@ def _table(model, results, num_importance_samples):
             name = f"log_likelihood (L_{num_importance_samples})"
         lines.append(f"{name:<24}{value:>12.3f}{error:>12.3f}{bits}")
     return "\n".join(lines)
-
-
-def _command():
-    arguments = [
-        re.sub(r".*/(?=zoo_configs/)", "", argument) for argument in sys.argv[1:]
-    ]
-    return shlex.join(["vaezoo", *arguments])
-
-
-def _commit():
-    """The checkout's commit, or `None` where the package does not run from one."""
-    here = Path(__file__)
-
-    def git(*arguments):
-        return subprocess.run(
-            ["git", "-C", str(here.parent), *arguments],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # not of a repository around it
-        return git("rev-parse", "--short", "HEAD")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 @main.command()
@@ -458,7 +417,8 @@ def export(
         signatures=signatures.split(",") if signatures else None,
         jit=jit,
     )
-    click.echo(f"Wrote {path}")
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    click.echo(f"Wrote {path} ({size / 1e6:.1f} MB)")
 
 
 @main.command()

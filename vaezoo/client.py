@@ -6,6 +6,7 @@
 Its methods have the arguments and the results of the model's own.
 """
 
+import logging
 import re
 import secrets
 import time
@@ -19,6 +20,9 @@ _MAX_MESSAGE_BYTES = 2**31 - 1
 _LIMIT = re.compile(r"max_batch_size=(\d+)")
 # How TensorFlow words a rule that the graph checks.
 _RULE = re.compile(r"assertion failed: \[(.*?)\] \[Received:\] (\[.*?\])", re.DOTALL)
+_RANGE = re.compile(r"`(\w+)` must have values in 0\.\.(\d+)")
+
+_logger = logging.getLogger(__name__)
 
 
 class Client:
@@ -26,8 +30,10 @@ class Client:
 
     The model's shapes are asked of the server at the first call. A call of many rows
     is sent in requests of at most `max_batch_size`, or of the server's own limit, which
-    its refusal tells. Requests are repeated while the server is away or too busy, until
-    the timeout; a row's answer is a function of its seed, so that changes nothing.
+    its refusal tells. Until the timeout, a request is sent again while the server is
+    away or too busy, and when the server refuses it for a rule that it keeps: it was
+    merged with another's that does not. A row's answer is a function of its seed, so
+    that changes nothing. The logger `vaezoo.client` tells of each at level INFO.
 
     Args:
         address: str, `HOST:PORT` of the server's gRPC port.
@@ -235,7 +241,7 @@ class Client:
         request.model_spec.signature_name = signature
         for key, value in inputs.items():
             request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
-        answer = self._send(self._stub.Predict, request)
+        answer = self._send(self._stub.Predict, request, inputs)
         return {key: tf.make_ndarray(value) for key, value in answer.outputs.items()}
 
     def _name_model(self, spec):
@@ -243,23 +249,24 @@ class Client:
         if self.version is not None:
             spec.version.value = self.version
 
-    def _send(self, method, request):
+    def _send(self, method, request, inputs=None):
         import grpc
 
-        again = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
         deadline, wait = time.monotonic() + self.timeout, _FIRST_WAIT
         while True:
             try:
                 return method(request, timeout=max(deadline - time.monotonic(), 0.0))
             except grpc.RpcError as error:
+                explained = self._explained(error, inputs)
                 in_time = time.monotonic() + wait < deadline
-                if error.code() not in again or not in_time:
-                    raise self._explained(error) from error
+                if not isinstance(explained, ConnectionError) or not in_time:
+                    raise explained from error
+                _logger.info("Sent again in %.1f seconds: %s", wait, explained)
             time.sleep(wait)
             wait *= 2
 
-    def _explained(self, error):
-        """The exception for an error of the server."""
+    def _explained(self, error, inputs):
+        """The exception for an error of the server: ConnectionError if it may pass."""
         import grpc
 
         code, details = error.code(), error.details()
@@ -281,9 +288,24 @@ class Client:
                 "Compare the name with the server's configuration."
             )
         rule = _RULE.search(details or "")
-        if rule:
+        if not rule:
+            return ValueError(f"The server refused the request to {where}: {details}")
+        if inputs is None or _breaks(rule[1], inputs):
             return ValueError(f"{rule[1]} Received: {rule[2]}.")
-        return ValueError(f"The server refused the request to {where}: {details}")
+        return ConnectionError(
+            f"All requests that the server merges must keep its rules. Received: this "
+            f"one does, but {where} refused others with it ({rule[1]} Received: "
+            f"{rule[2]}), again and again for {self.timeout:g} seconds. Send fewer "
+            "bad requests, or serve without batching."
+        )
+
+
+def _breaks(rule, inputs):
+    """Whether checked inputs break a rule of the graph that `_checked` cannot know."""
+    in_range = _RANGE.match(rule)
+    if in_range:
+        return inputs[in_range[1]].max() > int(in_range[2])
+    return _LIMIT.search(rule) is not None
 
 
 def _checked(inputs, rules):
@@ -305,5 +327,8 @@ def _checked(inputs, rules):
                 f"`{name}` must be {np.dtype(dtype).name} [{sizes}]. Received: "
                 f"dtype={array.dtype}, shape={array.shape}."
             )
+        if not np.isfinite(array).all():
+            received = array[~np.isfinite(array)][0]
+            raise ValueError(f"`{name}` must be finite. Received: {received}.")
         arrays[name] = array.astype(dtype)
     return arrays

@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 import vaezoo
-from vaezoo import units, zoo
+from vaezoo import provenance, units, zoo
 
 EXTRA_FOLDER = "assets.extra"  # where TF Serving looks for what is not TensorFlow's
 MANIFEST_FILE = "manifest.json"
@@ -57,8 +57,9 @@ def export(
     A request that breaks a rule (values out of range, a temperature that is not
     positive and finite, too many rows) fails with a message that names the rule; 0
     rows give 0 rows. The folder `assets.extra` holds `manifest.json`, the zoo entry
-    if the model has one, and TF Serving's warm-up requests if the `serving` extra is
-    installed. The folder appears when it is complete, under its final name.
+    if the model has one (`zoo.entry_of`), and TF Serving's warm-up requests if the
+    `serving` extra is installed. The folder appears when it is complete, under its
+    final name.
 
     Args:
         model: a `vaezoo.models.vae.VAE`.
@@ -100,13 +101,18 @@ def export(
         )
         extra = folder / EXTRA_FOLDER
         extra.mkdir()
-        entry = getattr(model, "zoo_entry", None)
+        entry = zoo.entry_of(model)
         if entry is not None:
             zoo.write_entry(entry, extra / zoo.ENTRY_FILE)
         manifest = {
             "vaezoo": vaezoo.__version__,
+            "commit": provenance.commit(),
             "tensorflow": tf.__version__,
             "zoo_entry": None if entry is None else entry.name,
+            # Of these very weights: empty for others than the entry's.
+            "measured": (
+                [] if entry is None else entry.model_dump(mode="json")["measured"]
+            ),
             "model": {"class": type(model).__name__, "arguments": model.get_config()},
             "image_shape": model.image_shape,
             "levels": model.levels,

@@ -76,30 +76,9 @@ def read_weights(model, path, *, partial=False):
         ValueError: if it is not a whole weight file, or if it does not fit the model
             (every missing, unexpected or mis-shaped variable is named).
     """
-    import h5py
-
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"A weight file must exist. Received: {str(path)!r}. Check the path."
-        )
-    arrays = {}
-    try:
-        with h5py.File(path, "r") as file:
-            is_ours = file.attrs.get("format") == FORMAT
-
-            def read(name, item):
-                if isinstance(item, h5py.Dataset):
-                    arrays[name] = item[()]
-
-            if is_ours:
-                file.visititems(read)
-    except OSError as error:
-        raise ValueError(
-            "A weight file must be whole HDF5; this one is corrupt or truncated. "
-            f"Received: {str(path)!r} ({error}). Get or write the file again."
-        ) from error
-    if not is_ours:
+    arrays = _arrays(path)
+    if arrays is None:
         return _read_keras(model, path, partial)
 
     variables = _variables(model)
@@ -125,6 +104,28 @@ def read_weights(model, path, *, partial=False):
         if name not in left:
             variable.assign(arrays[name])
     return left
+
+
+def holds(path, model):
+    """Whether a file of `write_weights` holds a model's weights, value for value.
+
+    Args:
+        path: the file.
+        model: a built `keras.Model`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a whole weight file.
+    """
+    import numpy as np
+
+    arrays, variables = _arrays(path), _variables(model)
+    if arrays is None or arrays.keys() != variables.keys():
+        return False
+    return all(
+        np.array_equal(arrays[name], _value(variable), equal_nan=True)
+        for name, variable in variables.items()
+    )
 
 
 def fetch(info, *, folder=None):
@@ -227,6 +228,34 @@ def atomic_path(path):
     except BaseException:
         os.unlink(name)
         raise
+
+
+def _arrays(path):
+    """Arrays by name of a file of `write_weights`, or `None` of another HDF5 file."""
+    import h5py
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"A weight file must exist. Received: {str(path)!r}. Check the path."
+        )
+    arrays = {}
+
+    def read(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                return None
+            file.visititems(read)
+    except OSError as error:
+        raise ValueError(
+            "A weight file must be whole HDF5; this one is corrupt or truncated. "
+            f"Received: {str(path)!r} ({error}). Get or write the file again."
+        ) from error
+    return arrays
 
 
 def _value(variable):

@@ -286,6 +286,29 @@ def load(name_or_folder, *, weights="zoo", image_shape=None):
     return model
 
 
+def entry_of(model):
+    """The entry that tells the truth of a model as it is now.
+
+    Args:
+        model: a model of `load`, or any other.
+
+    Returns:
+        A `ZooEntry`, or `None` for a model that is not of the zoo. Where the weights
+        are not the entry's own (none were loaded, they were trained further, or
+        the images have another size), it has no weights and no measurements.
+    """
+    entry = getattr(model, "zoo_entry", None)
+    if entry is None or entry.weights is None:
+        return entry
+    folder = entry.path.parent
+    image_shape = tuple(entry.model.arguments.get("image_shape", model.image_shape))
+    if image_shape == model.image_shape and _is_trained(entry):
+        if weights_lib.holds(weights_lib.fetch(entry.weights, folder=folder), model):
+            return entry
+    changes = {"weights": None, "measured": [], "status": "untrained"}
+    return entry.model_copy(update=changes)
+
+
 def entry_from_file(path):
     """Read and check a zoo entry.
 
