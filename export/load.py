@@ -71,14 +71,16 @@ class _Repeats(logging.Handler):
 def _count_repeats():
     """Count the requests that the clients of this process send again."""
     repeats, logger = _Repeats(), logging.getLogger("vaezoo.client")
-    level = logger.level
+    level, propagates = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
+    logger.propagate = False
     logger.addHandler(repeats)
     try:
         yield repeats
     finally:
         logger.removeHandler(repeats)
         logger.setLevel(level)
+        logger.propagate = propagates
 
 
 def put_load(

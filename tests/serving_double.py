@@ -14,6 +14,7 @@ serves until it is killed, and prints its address.
 
 import argparse
 import contextlib
+import os
 import queue
 import signal
 import threading
@@ -26,8 +27,11 @@ import tensorflow as tf
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     predict_pb2,
+    prediction_log_pb2,
     prediction_service_pb2_grpc,
 )
+
+from vaezoo import saved_model
 
 
 class _Refused(Exception):
@@ -39,7 +43,15 @@ class _Refused(Exception):
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """One model, and for each signature a thread that merges its requests."""
 
-    def __init__(self, folder, name, *, batch_sizes=(1, 4, 16, 64), wait_seconds=0.002):
+    def __init__(
+        self,
+        folder,
+        name,
+        *,
+        batch_sizes=saved_model.BATCH_SIZES,
+        wait_seconds=0.002,
+        warm_up=False,
+    ):
         self.name = name
         self.batch_sizes = batch_sizes
         self.wait_seconds = wait_seconds
@@ -52,9 +64,23 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             for key, signature in loaded.signature_def.items()
             if not key.startswith("__")
         }
+        if warm_up:
+            self._warm_up(folder)
         self._queues = {key: queue.Queue() for key in self._signatures}
         for key in self._signatures:
             threading.Thread(target=self._serve, args=(key,), daemon=True).start()
+
+    def _warm_up(self, folder):
+        """Replay the requests that the export brings, as the server does."""
+        file = os.path.join(folder, saved_model.EXTRA_FOLDER, saved_model.WARMUP_FILE)
+        for record in tf.data.TFRecordDataset(file).as_numpy_iterator():
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+            request = log.predict_log.request
+            key = request.model_spec.signature_name
+            inputs = self._checked(key, request)
+            future = futures.Future()
+            self._run(key, [(inputs, future)], len(next(iter(inputs.values()))))
+            future.result()
 
     def GetModelMetadata(self, request, context):  # noqa: N802
         """Signatures, as the server gives them."""
@@ -113,6 +139,12 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         if len({len(value) for value in inputs.values()}) != 1:
             raise _Refused(
                 invalid, "Batching session Run() inputs must have equal size"
+            )
+        rows, most = len(next(iter(inputs.values()))), self.batch_sizes[-1]
+        if rows > most:
+            raise _Refused(
+                invalid,
+                f"Task size {rows} is larger than maximum input batch size {most}",
             )
         return inputs
 
@@ -182,7 +214,7 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("name")
     args = parser.parse_args()
-    with serving(args.folder, args.name) as (address, _):
+    with serving(args.folder, args.name, warm_up=True) as (address, _):
         print(address, flush=True)
         signal.pause()
 

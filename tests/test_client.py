@@ -101,7 +101,7 @@ def test_methods_are_the_models(model, client):
     assert client.image_shape == model.image_shape
 
 
-def test_large_calls_are_sent_in_parts(model, client, server):
+def test_large_calls_are_sent_in_parts(model, client):
     """The server's limit is learnt from its refusal; no row is lost or changed."""
     assert client.max_batch_size > LIMIT
     images = client.sample(4 * LIMIT + 1, seed=3)
@@ -109,6 +109,14 @@ def test_large_calls_are_sent_in_parts(model, client, server):
     np.testing.assert_array_equal(
         images, model.sample(4 * LIMIT + 1, seed=3, jit=False)
     )
+
+
+def test_the_limit_of_the_export_is_learnt_too(folder):
+    """Where the server's queue takes more rows than the graph."""
+    with serving(folder, "tiny", batch_sizes=(LIMIT, 64)) as (address, _):
+        client = Client(address, "tiny")
+        assert len(client.sample(2 * LIMIT + 1, seed=3)) == 2 * LIMIT + 1
+        assert client.max_batch_size == LIMIT
 
 
 def test_merged_requests_are_answered_as_alone(client, server):

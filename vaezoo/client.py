@@ -6,7 +6,9 @@
 Its methods have the arguments and the results of the model's own.
 """
 
+import itertools
 import logging
+import random
 import re
 import secrets
 import time
@@ -15,9 +17,15 @@ import numpy as np
 
 from vaezoo import sampling
 
-_FIRST_WAIT = 0.1  # seconds before the first retry; each is twice the one before
+# Seconds before a request is sent again: random, at most the first, then twice as much
+# each time. A batch refused for another's fault cost the server nothing; to come back
+# before that other does is the way past it.
+_FIRST_WAIT = 0.1
+_FIRST_WAIT_MERGED = 0.004
+_LONGEST_WAIT = 5.0
 _MAX_MESSAGE_BYTES = 2**31 - 1
-_LIMIT = re.compile(r"max_batch_size=(\d+)")
+# The graph's limit of rows, and the batching queue's.
+_LIMIT = re.compile(r"(?:max_batch_size=|maximum input batch size )(\d+)")
 # How TensorFlow words a rule that the graph checks.
 _RULE = re.compile(r"assertion failed: \[(.*?)\] \[Received:\] (\[.*?\])", re.DOTALL)
 _RANGE = re.compile(r"`(\w+)` must have values in 0\.\.(\d+)")
@@ -252,18 +260,26 @@ class Client:
     def _send(self, method, request, inputs=None):
         import grpc
 
-        deadline, wait = time.monotonic() + self.timeout, _FIRST_WAIT
-        while True:
+        deadline = time.monotonic() + self.timeout
+        for attempt in itertools.count():
             try:
                 return method(request, timeout=max(deadline - time.monotonic(), 0.0))
             except grpc.RpcError as error:
                 explained = self._explained(error, inputs)
-                in_time = time.monotonic() + wait < deadline
-                if not isinstance(explained, ConnectionError) or not in_time:
+                if not isinstance(explained, ConnectionError):
                     raise explained from error
-                _logger.info("Sent again in %.1f seconds: %s", wait, explained)
+                merged = isinstance(explained, _MergedError)
+                wait = (_FIRST_WAIT_MERGED if merged else _FIRST_WAIT) * 2**attempt
+                wait = random.uniform(0, min(wait, _LONGEST_WAIT))
+                if time.monotonic() + wait > deadline:
+                    raise explained from error
+                _logger.info(
+                    "A request to %s is sent again in %.3f seconds: %s",
+                    self.address,
+                    wait,
+                    error.details(),
+                )
             time.sleep(wait)
-            wait *= 2
 
     def _explained(self, error, inputs):
         """The exception for an error of the server: ConnectionError if it may pass."""
@@ -292,12 +308,16 @@ class Client:
             return ValueError(f"The server refused the request to {where}: {details}")
         if inputs is None or _breaks(rule[1], inputs):
             return ValueError(f"{rule[1]} Received: {rule[2]}.")
-        return ConnectionError(
+        return _MergedError(
             f"All requests that the server merges must keep its rules. Received: this "
             f"one does, but {where} refused others with it ({rule[1]} Received: "
             f"{rule[2]}), again and again for {self.timeout:g} seconds. Send fewer "
             "bad requests, or serve without batching."
         )
+
+
+class _MergedError(ConnectionError):
+    """A good request was refused with a bad one that the server merged it with."""
 
 
 def _breaks(rule, inputs):
