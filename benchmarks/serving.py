@@ -108,21 +108,85 @@ def stranger(address, name, wait):
         thread.join()
 
 
-def check(result):
-    """Exit if an answer is wrong or missing."""
-    if result.errors or result.num_different:
+def put_load(address, args, *, may_fail=False, **options):
+    """The kit's load; the script ends if an answer is wrong, or missing."""
+    result = load.put_load(address, args.model, **options)
+    if result.num_different or (result.errors and not may_fail):
         sys.exit(f"{result}\n{result.errors[:3]}")
     return result
 
 
-def latencies(result):
-    """The cells of a row."""
-    return [f"{1000 * result.percentile(q):.1f}" for q in (50, 99)]
+def milliseconds(result):
+    """The latency's cells of a row."""
+    return [f"{1000 * result.percentile(percent):.0f}" for percent in (50, 99)]
+
+
+def alone(address, process, args):
+    """Rows: one client, for each number of rows of a request."""
+    for num in args.rows:
+        options = {"num_clients": 1, "num_rows": num, "seconds": args.seconds / 4}
+        result = put_load(address, args, **options)
+        yield [num, len(result.latencies), *milliseconds(result)]
+
+
+def crowd(address, process, args):
+    """A row: many clients, and the server's memory."""
+    with MemoryLog(process) as log:
+        options = {"num_clients": args.clients, "seconds": args.seconds}
+        result = put_load(address, args, **options)
+    early, late = log.values[len(log.values) // 4], log.values[-1]
+    yield [
+        f"{len(result.latencies):,}",
+        f"{len(result.latencies) / result.seconds:.1f}",
+        *milliseconds(result),
+        f"{early:.0f} / {late:.0f}",
+        "flat" if late <= _MAX_GROWTH * early else "grows",
+    ]
+
+
+def beside_a_stranger(address, process, args):
+    """Rows: many clients and one whose every request breaks a rule."""
+    for wait in (1.0, 0.1):
+        with stranger(address, args.model, wait):
+            options = {"num_clients": args.clients, "seconds": args.seconds / 4}
+            result = put_load(address, args, may_fail=True, **options)
+        answers = len(result.latencies)
+        yield [
+            wait,
+            f"{answers / result.seconds:.1f}",
+            f"{result.num_repeated / max(answers, 1):.2f}",
+            len(result.errors),
+            *milliseconds(result),
+        ]
+
+
+MEASURES = {"alone": alone, "crowd": crowd, "stranger": beside_a_stranger}
+TABLES = {
+    "alone": ("One client", ["rows", "answers", "p50 ms", "p99 ms"]),
+    "crowd": (
+        "{clients} clients of one row for {seconds:.0f} s",
+        [
+            "answers",
+            "requests/s",
+            "p50 ms",
+            "p99 ms",
+            "memory MB, at a quarter / at the end",
+            "",
+        ],
+    ),
+    "stranger": (
+        "{clients} clients of one row, beside a stranger who sends a bad request, "
+        "waits for its refusal and then so many seconds",
+        ["waits s", "requests/s", "repeats a request", "errors", "p50 ms", "p99 ms"],
+    ),
+}
+PARTS = tuple(MEASURES)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="pixelvae_mnist_static")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seconds", type=float, default=120, help="of the long load")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 64])
@@ -131,90 +195,26 @@ def main():
     from vaezoo import saved_model, zoo
 
     model = zoo.load(args.model)
-    alone, crowd, bad = [], [], []
-    kinds = {"graph": False, "XLA": True}
+    rows = {part: [] for part in PARTS}
     with tempfile.TemporaryDirectory() as directory:
-        for kind, jit in kinds.items():
-            folder = Path(directory) / kind / "1"
+        for sampler, jit in (("graph", False), ("XLA", True)):
+            folder = Path(directory) / sampler / "1"
             options = {"signatures": ["sample"], "jit": jit}
             saved_model.export(model, folder, max_batch_size=64, **options)
             start = time.perf_counter()
             with served(folder, args.model) as (address, process):
-                ready = time.perf_counter() - start
-
-                def put_load(seconds, where=(address, args.model), **options):
-                    return load.put_load(*where, seconds=seconds, **options)
-
-                for num in args.rows:
-                    quarter = args.seconds / 4
-                    result = check(put_load(quarter, num_clients=1, num_rows=num))
-                    answers = len(result.latencies)
-                    alone.append([kind, num, answers, *latencies(result)])
-                with MemoryLog(process) as log:
-                    result = check(put_load(args.seconds, num_clients=args.clients))
-                answers = len(result.latencies)
-                early, late = log.values[len(log.values) // 4], log.values[-1]
-                flat = "flat" if late <= _MAX_GROWTH * early else "grows"
-                crowd.append(
-                    [
-                        kind,
-                        f"{ready:.1f}",
-                        f"{answers:,}",
-                        f"{answers / result.seconds:.1f}",
-                        *latencies(result),
-                        f"{early:.0f} / {late:.0f}",
-                        flat,
-                    ]
-                )
-                for wait in (1.0, 0.1):
-                    with stranger(address, args.model, wait):
-                        result = put_load(args.seconds / 4, num_clients=args.clients)
-                    if result.num_different:
-                        check(result)
-                    answers = len(result.latencies)
-                    bad.append(
-                        [
-                            kind,
-                            wait,
-                            f"{answers / result.seconds:.1f}",
-                            f"{result.num_repeated / max(answers, 1):.2f}",
-                            len(result.errors),
-                            *latencies(result),
-                        ]
-                    )
+                ready = f"{time.perf_counter() - start:.1f}"
+                for part in args.parts:
+                    measured = MEASURES[part](address, process, args)
+                    rows[part] += [[sampler, ready, *row] for row in measured]
 
     server = "tensorflow_model_server" if model_server.is_installed() else "test double"
-    print(f"{args.model}, {server}: one client, latency in ms")
+    print(f"{args.model}, {server}, no wrong answer\n")
     print_machine(("tensorflow", "grpcio"))
-    print_table(["sampler", "rows", "answers", "p50", "p99"], alone)
-    print(f"{args.clients} clients of one row for {args.seconds:.0f} s: no errors, and")
-    print("every answer is that of its seed alone")
-    print_table(
-        [
-            "sampler",
-            "ready s",
-            "answers",
-            "requests/s",
-            "p50 ms",
-            "p99 ms",
-            "memory MB, at a quarter / at the end",
-            "",
-        ],
-        crowd,
-    )
-    print("The same beside a stranger whose requests break a rule")
-    print_table(
-        [
-            "sampler",
-            "its wait s",
-            "requests/s",
-            "sent again, times a request",
-            "errors",
-            "p50 ms",
-            "p99 ms",
-        ],
-        bad,
-    )
+    for part in args.parts:
+        title, header = TABLES[part]
+        print(f"{title.format(**vars(args))}\n")
+        print_table(["sampler", "ready s", *header], rows[part])
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ import numpy as np
 
 from vaezoo import sampling
 
-# Seconds before a request is sent again: random, at most the first, then twice as much
-# each time. A batch refused for another's fault cost the server nothing; to come back
-# before that other does is the way past it.
+# Seconds before a request is sent again, at most: they are random. Doubled each time,
+# up to the longest.
 _FIRST_WAIT = 0.1
-_FIRST_WAIT_MERGED = 0.004
 _LONGEST_WAIT = 5.0
+# A batch refused for another's fault cost the server nothing; to come back before that
+# other does is the way past it.
+_MERGED_WAIT = 0.01
 _MAX_MESSAGE_BYTES = 2**31 - 1
 # The graph's limit of rows, and the batching queue's.
 _LIMIT = re.compile(r"(?:max_batch_size=|maximum input batch size )(\d+)")
@@ -268,9 +269,10 @@ class Client:
                 explained = self._explained(error, inputs)
                 if not isinstance(explained, ConnectionError):
                     raise explained from error
-                merged = isinstance(explained, _MergedError)
-                wait = (_FIRST_WAIT_MERGED if merged else _FIRST_WAIT) * 2**attempt
-                wait = random.uniform(0, min(wait, _LONGEST_WAIT))
+                wait = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT)
+                if isinstance(explained, _MergedError):
+                    wait = _MERGED_WAIT
+                wait = random.uniform(0, wait)
                 if time.monotonic() + wait > deadline:
                     raise explained from error
                 _logger.info(
