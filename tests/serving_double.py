@@ -24,6 +24,7 @@ from concurrent import futures
 import grpc
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     predict_pb2,
@@ -55,7 +56,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self.name = name
         self.batch_sizes = batch_sizes
         self.wait_seconds = wait_seconds
-        self.num_runs = 0
+        self.num_batches = 0
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         with self._session.graph.as_default():
             loaded = tf.compat.v1.saved_model.load(self._session, ["serve"], folder)
@@ -64,11 +65,26 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             for key, signature in loaded.signature_def.items()
             if not key.startswith("__")
         }
+        self._callables = {}
         if warm_up:
             self._warm_up(folder)
         self._queues = {key: queue.Queue() for key in self._signatures}
         for key in self._signatures:
             threading.Thread(target=self._serve, args=(key,), daemon=True).start()
+
+    def _callable(self, signature):
+        """Runs a signature as a session in C++ does: `run` also compares the shapes."""
+        options = config_pb2.CallableOptions(
+            feed=[info.name for info in signature.inputs.values()],
+            fetch=[info.name for info in signature.outputs.values()],
+        )
+        call = self._session._make_callable_from_options(options)
+
+        def run(inputs):
+            outputs = call(*(inputs[name] for name in signature.inputs))
+            return dict(zip(signature.outputs, outputs, strict=True))
+
+        return run
 
     def _warm_up(self, folder):
         """Replay the requests that the export brings, as the server does."""
@@ -133,9 +149,12 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             info = expected[name]
             if tf.as_dtype(info.dtype) != tf.as_dtype(value.dtype):
                 raise _Refused(invalid, f"{name}: Expects arg of type {info.dtype}")
-            shape = tf.TensorShape(info.tensor_shape)
-            if not shape.is_compatible_with(value.shape):
-                raise _Refused(invalid, f"{name}: Tensor shape must be {shape}")
+            if value.ndim == 0:
+                raise _Refused(
+                    invalid,
+                    "Batching session Run() input tensors must have at least one "
+                    "dimension",
+                )
         if len({len(value) for value in inputs.values()}) != 1:
             raise _Refused(
                 invalid, "Batching session Run() inputs must have equal size"
@@ -170,21 +189,31 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             self._run(key, requests, rows)
 
     def _run(self, key, requests, rows):
-        signature = self._signatures[key]
+        self.num_batches += 1
         try:
             padded = next((size for size in self.batch_sizes if size >= rows), rows)
             feed = {}
-            for name, info in signature.inputs.items():
-                value = np.concatenate([inputs[name] for inputs, _ in requests])
+            for name in self._signatures[key].inputs:
+                parts = [inputs[name] for inputs, _ in requests]
+                if len({part.shape[1:] for part in parts}) > 1:
+                    raise tf.errors.FailedPreconditionError(
+                        None,
+                        None,
+                        f"Tensors with name '{name}' from different tasks have "
+                        "different shapes and padding is turned off",
+                    )
+                value = np.concatenate(parts)
                 if rows:
                     copies = np.repeat(value[:1], padded - rows, axis=0)
                     value = np.concatenate([value, copies])
-                feed[info.name] = value
-            fetches = {name: info.name for name, info in signature.outputs.items()}
-            self.num_runs += 1
-            outputs = self._session.run(fetches, feed)
+                feed[name] = value
+            if key not in self._callables:
+                self._callables[key] = self._callable(self._signatures[key])
+            outputs = self._callables[key](feed)
         except tf.errors.OpError as error:
             code = grpc.StatusCode.INVALID_ARGUMENT
+            if isinstance(error, tf.errors.FailedPreconditionError):
+                code = grpc.StatusCode.FAILED_PRECONDITION
             for _, future in requests:
                 future.set_exception(_Refused(code, error.message))
             return

@@ -144,6 +144,7 @@ def test_export_numbers_the_versions(run_folder, tmp_path):
         )
         assert result.exit_code == 0, result.output
         assert (tmp_path / "m" / version / "saved_model.pb").exists()
+        assert re.search(r"Wrote .* \([1-9]\d*\.\d MB\)", result.output)
 
 
 TRAIN = ("train", "pixelvae_digits", "--out", "run")

@@ -122,7 +122,7 @@ def test_the_limit_of_the_export_is_learnt_too(folder):
 def test_merged_requests_are_answered_as_alone(client, server):
     """Many clients at once: fewer runs than requests, and everybody's own answer."""
     alone = {seed: client.sample(1, seed=seed) for seed in range(24)}
-    before = server[1] and server[1].num_runs
+    before = server[1] and server[1].num_batches
     barrier = threading.Barrier(24)
 
     def ask(seed):
@@ -132,7 +132,7 @@ def test_merged_requests_are_answered_as_alone(client, server):
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
         for seed, images in pool.map(ask, range(24)):
             np.testing.assert_array_equal(images, alone[seed])
-    assert server[1] is None or server[1].num_runs - before < 24
+    assert server[1] is None or server[1].num_batches - before < 24
 
 
 IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
@@ -163,25 +163,31 @@ def test_a_bad_call_is_explained_and_the_next_is_served(client, name):
 def ask(server):
     """A stranger's request: nothing is checked before it is sent."""
     with grpc.insecure_channel(server[0]) as channel:
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        yield ask_through(channel)
 
-        def predict(signature, **inputs):
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name = "tiny"
-            request.model_spec.signature_name = signature
-            for key, value in inputs.items():
-                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
-            answer = stub.Predict(request, timeout=30)
-            return {k: tf.make_ndarray(v) for k, v in answer.outputs.items()}
 
-        yield predict
+def ask_through(channel):
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+    def predict(signature, **inputs):
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "tiny"
+        request.model_spec.signature_name = signature
+        for key, value in inputs.items():
+            request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+        answer = stub.Predict(request, timeout=30)
+        return {k: tf.make_ndarray(v) for k, v in answer.outputs.items()}
+
+    return predict
 
 
 SEEDS = np.arange(2)
 STRANGE = {
     "dtype": ("encode", {"images": IMAGES * 1.0, "seed": SEEDS}, ""),
-    "rank": ("encode", {"images": IMAGES[0], "seed": SEEDS}, ""),
-    "size": ("encode", {"images": IMAGES[:, 1:], "seed": SEEDS}, ""),
+    "rank": ("encode", {"images": IMAGES[..., 0], "seed": SEEDS}, "[n, 8, 8, 1]"),
+    "size": ("encode", {"images": IMAGES[:, 1:], "seed": SEEDS}, "[n, 8, 8, 1]"),
+    "a scalar": ("encode", {"images": IMAGES, "seed": np.int64(1)}, ""),
+    "a column": ("encode", {"images": IMAGES, "seed": SEEDS[:, None]}, "shape [n]"),
     "a missing input": ("encode", {"images": IMAGES}, ""),
     "a signature": ("samples", {"seed": SEEDS}, "samples"),
     "range": ("encode", {"images": IMAGES + 2, "seed": SEEDS}, "values in 0..1"),
@@ -215,20 +221,27 @@ def test_no_rows_give_no_rows(ask):
     assert answer["z"].shape == (0, 3)
 
 
-def test_a_good_request_is_served_whatever_it_is_merged_with(folder):
+@pytest.mark.parametrize("bad", [IMAGES + 2, IMAGES[:, 1:]], ids=["range", "size"])
+def test_a_good_request_is_served_whatever_it_is_merged_with(folder, bad):
     """A refused batch is refused whole; who keeps the rules asks again."""
     options = {"batch_sizes": (1, 4), "wait_seconds": 1.0}
     with serving(folder, "tiny", **options) as (address, service):
         client = Client(address, "tiny")
         alone = client.encode(IMAGES)["z"]
-        before = service.num_runs
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with (
+            concurrent.futures.ThreadPoolExecutor(2) as pool,
+            grpc.insecure_channel(address) as channel,
+        ):
+            before = service.num_batches
             good = pool.submit(client.encode, IMAGES)
-            bad = pool.submit(client.encode, IMAGES + 2)
+            refused = pool.submit(
+                ask_through(channel), "encode", images=bad, seed=SEEDS
+            )
             np.testing.assert_array_equal(good.result()["z"], alone)
-            with pytest.raises(ValueError, match="values in 0..1"):
-                bad.result()
-        assert service.num_runs - before == 2  # both at once, and the good one again
+            with pytest.raises(grpc.RpcError):
+                refused.result()
+        # Both at once, and the good one again.
+        assert service.num_batches - before == 2
 
 
 def test_others_who_break_the_rules_for_ever(folder, monkeypatch):
@@ -241,10 +254,10 @@ def test_others_who_break_the_rules_for_ever(folder, monkeypatch):
             None, None, f"assertion failed: [{rule}] [Received:] [2]"
         )
 
-        def run(*_):
+        def run(inputs):
             raise error
 
-        monkeypatch.setattr(service._session, "run", run)
+        monkeypatch.setitem(service._callables, "encode", run)
         with pytest.raises(ConnectionError, match="this one does, but.*values in 0..1"):
             client.encode(IMAGES)
 
@@ -269,16 +282,17 @@ def test_answers_under_load_are_those_of_the_seeds_alone(server):
 
 def test_the_load_generator_sees_a_wrong_answer_and_an_error(folder, monkeypatch):
     with serving(folder, "tiny", wait_seconds=0) as (address, service):
-        run, calls = service._session.run, itertools.count()
+        run = service._callable(service._signatures["sample"])
+        calls = itertools.count()
 
-        def sometimes_wrong(fetches, feed):
+        def sometimes_wrong(inputs):
             call = next(calls)
             if call == 16 + 1:
                 raise tf.errors.InvalidArgumentError(None, None, "no reason")
-            outputs = run(fetches, feed)
+            outputs = run(inputs)
             return {k: v ^ 1 for k, v in outputs.items()} if call == 16 + 3 else outputs
 
-        monkeypatch.setattr(service._session, "run", sometimes_wrong)
+        monkeypatch.setitem(service._callables, "sample", sometimes_wrong)
         options = {"num_clients": 1, "max_requests": 8}
         load = load_script().put_load(address, "tiny", **options)
     assert (len(load.latencies), load.num_different) == (7, 1)

@@ -363,25 +363,59 @@ def c_program(tmp_path_factory):
     return program
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["sample", "log_likelihood"])
-def test_a_program_in_c_gives_the_same(folder, answers, c_program, tmp_path, name):
+def run_in_c(program, folder, name, inputs, outputs_folder):
+    """Run a signature by the program: its process, and the files of its outputs."""
     content = (folder / "saved_model.pb").read_bytes()
     (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
     signature = graph.signature_def[name]
-    data, arguments, expected = np.load(answers), [], {}
-    for key, info in signature.inputs.items():
-        value = data[f"{name}/inputs/{key}"]
-        value.tofile(tmp_path / key)
+    arguments, files = [], {}
+    for key, value in inputs.items():
+        value.tofile(outputs_folder / key)
+        dtype = tf.as_dtype(value.dtype).as_datatype_enum
         sizes = "x".join(map(str, value.shape))
-        arguments += ["in", info.name, str(info.dtype), sizes, tmp_path / key]
+        tensor = signature.inputs[key].name
+        arguments += ["in", tensor, str(dtype), sizes, outputs_folder / key]
     for key, info in signature.outputs.items():
-        expected[key] = data[f"{name}/outputs/{key}"]
-        arguments += ["out", info.name, tmp_path / key]
-    subprocess.run([c_program, folder, *arguments], check=True, timeout=300)
-    for key, value in expected.items():
-        written = np.fromfile(tmp_path / key, value.dtype).reshape(value.shape)
+        files[key] = outputs_folder / f"output_{key}"
+        arguments += ["out", info.name, files[key]]
+    command = [program, folder, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300), files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sample", "log_likelihood"])
+def test_a_program_in_c_gives_the_same(folder, answers, c_program, tmp_path, name):
+    data = np.load(answers)
+
+    def known(kind):
+        start = f"{name}/{kind}/"
+        return {k.removeprefix(start): data[k] for k in data if k.startswith(start)}
+
+    process, files = run_in_c(c_program, folder, name, known("inputs"), tmp_path)
+    assert process.returncode == 0, process.stderr
+    for key, value in known("outputs").items():
+        written = np.fromfile(files[key], value.dtype).reshape(value.shape)
         np.testing.assert_array_equal(written, value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": np.zeros((2, 8, 8, 1), np.float32)}, "to be uint8 but float"),
+        ({"images": np.zeros((2, 7, 8, 1), np.uint8)}, "must have the shape [n, 8, 8"),
+        ({"images": np.zeros((2, 8, 8), np.uint8)}, "must have the shape [n, 8, 8"),
+        ({"images": np.zeros((1, 2, 8, 8, 1), np.uint8)}, "must have the shape"),
+        ({"seed": np.zeros((2, 1), np.int64)}, "`seed` must have the shape [n]"),
+    ],
+)
+def test_a_session_in_c_refuses_a_type_and_a_shape(
+    model, folder, c_program, tmp_path, change, message
+):
+    """A server's session compares no shapes, so the graph does."""
+    inputs = inputs_for(model, "encode", 2) | change
+    process, _ = run_in_c(c_program, folder, "encode", inputs, tmp_path)
+    assert process.returncode == 1 and message in process.stderr
 
 
 @pytest.mark.slow

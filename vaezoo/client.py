@@ -29,6 +29,8 @@ _MAX_MESSAGE_BYTES = 2**31 - 1
 _LIMIT = re.compile(r"(?:max_batch_size=|maximum input batch size )(\d+)")
 # How TensorFlow words a rule that the graph checks.
 _RULE = re.compile(r"assertion failed: \[(.*?)\] \[Received:\] (\[.*?\])", re.DOTALL)
+# How the batching queue words that it merged requests of several shapes; ours is right.
+_SHAPES = re.compile(r"different tasks have different shapes")
 _RANGE = re.compile(r"`(\w+)` must have values in 0\.\.(\d+)")
 
 _logger = logging.getLogger(__name__)
@@ -306,15 +308,16 @@ class Client:
                 "Compare the name with the server's configuration."
             )
         rule = _RULE.search(details or "")
-        if not rule:
-            return ValueError(f"The server refused the request to {where}: {details}")
-        if inputs is None or _breaks(rule[1], inputs):
-            return ValueError(f"{rule[1]} Received: {rule[2]}.")
+        said = f"{rule[1]} Received: {rule[2]}." if rule else details
+        if not rule and not _SHAPES.search(details or ""):
+            return ValueError(f"The server refused the request to {where}: {said}")
+        if rule and (inputs is None or _breaks(rule[1], inputs)):
+            return ValueError(said)
         return _MergedError(
             f"All requests that the server merges must keep its rules. Received: this "
-            f"one does, but {where} refused others with it ({rule[1]} Received: "
-            f"{rule[2]}), again and again for {self.timeout:g} seconds. Send fewer "
-            "bad requests, or serve without batching."
+            f"one does, but {where} refused others with it ({said}), again and again "
+            f"for {self.timeout:g} seconds. Send fewer bad requests, or serve without "
+            "batching."
         )
 
 

@@ -54,8 +54,8 @@ def export(
     `complete` makes 10 rounds. A model without latents has `sample`,
     `log_likelihood` (exact) and `complete`.
 
-    A request that breaks a rule (values out of range, a temperature that is not
-    positive and finite, too many rows) fails with a message that names the rule; 0
+    A request that breaks a rule (another shape, values out of range, a temperature
+    that is not positive and finite, too many rows) fails with a message that names the rule; 0
     rows give 0 rows. The folder `assets.extra` holds `manifest.json`, the zoo entry
     if the model has one (`zoo.entry_of`), and TF Serving's warm-up requests if the
     `serving` extra is installed. The folder appears when it is complete, under its
@@ -216,8 +216,10 @@ def _traced(model, name, specs, function, max_batch_size):
 
     def checked(**inputs):
         # Wired by hand: sessions run only what the outputs depend on.
+        with tf.control_dependencies(_shape_assertions(inputs)):
+            inputs = tf.nest.map_structure(tf.identity, inputs)
         with tf.control_dependencies(_assertions(model, inputs, max_batch_size)):
-            inputs = {key: tf.identity(value) for key, value in inputs.items()}
+            inputs = tf.nest.map_structure(tf.identity, inputs)
         return function(**inputs)
 
     checked.__name__ = name
@@ -228,20 +230,41 @@ def _traced(model, name, specs, function, max_batch_size):
     return tf.function(checked).get_concrete_function(**specs)
 
 
+def _rule(holds, message, received):
+    return tf.debugging.Assert(holds, [message, "Received:", received], summarize=8)
+
+
+def _shape_assertions(inputs):
+    """Assert operations of the shapes: a session in C++ compares the dtype alone."""
+    assertions = []
+    for name, value in inputs.items():
+        # Hides what the signature promises, from which the answer would be inferred.
+        fed = tf.compat.v1.placeholder_with_default(value, shape=None)
+        received, sizes = tf.shape(fed), value.shape[1:].as_list()
+        # Padded, so that a shape of another rank can be compared too.
+        padded = tf.pad(received, [[0, len(sizes)]])
+        same_rank = tf.equal(tf.size(received), len(sizes) + 1)
+        same_sizes = tf.reduce_all(tf.equal(padded[1 : len(sizes) + 1], sizes))
+        assertions.append(
+            _rule(
+                same_rank & same_sizes,
+                f"`{name}` must have the shape [{', '.join(map(str, ['n', *sizes]))}].",
+                received,
+            )
+        )
+    return assertions
+
+
 def _assertions(model, inputs, max_batch_size):
     """Assert operations of the rules that dtype and shape do not express."""
     rows = [tf.shape(value)[0] for value in inputs.values()]
-
-    def rule(holds, message, received):
-        return tf.debugging.Assert(holds, [message, "Received:", received], summarize=8)
-
     assertions = [
-        rule(
+        _rule(
             tf.reduce_all(tf.equal(rows, rows[0])),
             f"{', '.join(inputs)} must have the same number of rows.",
             tf.stack(rows),
         ),
-        rule(
+        _rule(
             rows[0] <= max_batch_size,
             f"A request must have at most max_batch_size={max_batch_size} rows. Send "
             "several, or export with a larger max_batch_size.",
@@ -252,7 +275,7 @@ def _assertions(model, inputs, max_batch_size):
         levels = {"images": model.levels, "mask": 2}.get(name)
         if levels is not None and levels < 256:
             assertions.append(
-                rule(
+                _rule(
                     tf.reduce_all(value < levels),
                     f"`{name}` must have values in 0..{levels - 1}.",
                     tf.reduce_max(value),
@@ -260,7 +283,7 @@ def _assertions(model, inputs, max_batch_size):
             )
         elif name == "temperature":
             assertions.append(
-                rule(
+                _rule(
                     tf.reduce_all((value > 0) & tf.math.is_finite(value)),
                     "`temperature` must be positive and finite; 1 is the model.",
                     value,
@@ -268,7 +291,7 @@ def _assertions(model, inputs, max_batch_size):
             )
         elif value.dtype.is_floating:
             assertions.append(
-                rule(
+                _rule(
                     tf.reduce_all(tf.math.is_finite(value)),
                     f"`{name}` must be finite.",
                     value,
