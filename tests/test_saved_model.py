@@ -13,14 +13,15 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+import exports
 import tiny
+from exports import MANIFEST, in_python, inputs_for, run_alone
 from vaezoo import provenance, row_seeds, saved_model, zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:The export has no TF Serving warm-up")
 
 K = 3
 MAX_BATCH_SIZE = 8
-MANIFEST = Path(saved_model.EXTRA_FOLDER) / saved_model.MANIFEST_FILE
 NAMES = ["sample", "log_likelihood", "encode", "decode", "reconstruct", "complete"]
 
 
@@ -47,48 +48,6 @@ def export(model, directory, **options):
     return saved_model.export(model, directory, **options)
 
 
-def inputs_for(model, name, num):
-    generator = np.random.default_rng(1)
-    known = {
-        "seed": row_seeds(7, num),
-        "temperature": np.linspace(0.5, 1.5, num).astype(np.float32),
-        "images": tiny.images_for(model, num, seed=2),
-        "mask": generator.integers(0, 2, (num, *model.image_shape[:2], 1), np.uint8),
-    } | {
-        key: generator.normal(size=(num, *shape)).astype(np.float32)
-        for key, shape in model.latent_shapes.items()
-    }
-    keys = {
-        "sample": ["seed", "temperature"],
-        "decode": [*model.latent_shapes, "seed"],
-        "complete": ["images", "mask", "seed"],
-    }.get(name, ["images", "seed"])
-    return {key: known[key] for key in keys}
-
-
-def in_python(model, name, inputs):
-    seed = inputs["seed"]
-    if name == "sample":
-        temperature = inputs["temperature"]
-        images = model.sample(len(seed), seed=seed, temperature=temperature, jit=False)
-    elif name == "decode":
-        latents = {key: inputs[key] for key in model.latent_shapes}
-        images = model.decode(latents, seed=seed, jit=False)
-    elif name == "reconstruct":
-        images = model.reconstruct(inputs["images"], seed=seed, jit=False)
-    elif name == "complete":
-        images = model.complete(inputs["images"], inputs["mask"], seed=seed, jit=False)
-    elif name == "encode":
-        return model.encode(inputs["images"], seed=seed)
-    else:
-        nats = model.log_likelihood(
-            inputs["images"], seed=seed, num_importance_samples=K
-        )
-        bits = -nats / (model.num_dims * np.log(2))
-        return {"log_likelihood": nats, "bits_per_dim": bits}
-    return {"images": images}
-
-
 def assert_same(actual, expected):
     assert actual.keys() == expected.keys()
     for key in actual:
@@ -105,7 +64,7 @@ def assert_same(actual, expected):
 def test_signature_equals_python(model, signatures, name, num):
     inputs = inputs_for(model, name, num)
     outputs = signatures[name](**tf.nest.map_structure(tf.constant, inputs))
-    assert_same(outputs, in_python(model, name, inputs))
+    assert_same(outputs, in_python(model, name, inputs, K))
 
 
 def test_default_signature_samples_what_python_samples(model, signatures):
@@ -224,73 +183,21 @@ def test_manifest(model, folder):
     assert type(model)(**arguments).count_params() == model.count_params()
 
 
-def run_alone(script, *arguments):
-    """Run a script in a process that finds neither vaezoo nor the tests."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    process = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        cwd=Path(arguments[0]).parent,
-        env=environment | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr
-
-
-FRESH = """
-import sys
-import numpy as np
-import tensorflow as tf
-
-folder, data = sys.argv[1:]
-data = np.load(data)
-loaded = tf.saved_model.load(folder)
-signatures = loaded.signatures
-checked = {"serving_default"}
-for case in {key.rpartition("/inputs/")[0] for key in data if "/inputs/" in key}:
-    name = case.partition("/")[0]
-    checked.add(name)
-    specs = signatures[name].structured_input_signature[1]
-    inputs = {key: tf.constant(data[f"{case}/inputs/{key}"]) for key in specs}
-    for key, value in signatures[name](**inputs).items():
-        expected = data[f"{case}/outputs/{key}"]
-        assert value.dtype == expected.dtype and value.shape == expected.shape
-        if value.dtype == tf.uint8:
-            np.testing.assert_array_equal(value, expected, case)
-        else:  # sums over batches of other sizes: a few units in the last place
-            np.testing.assert_allclose(value, expected, rtol=2e-6, atol=2e-6)
-assert checked == set(signatures), checked
-assert not {"vaezoo", "tensorflow_probability", "tf_keras"} & set(sys.modules)
-"""
-
-
 @pytest.mark.parametrize(
     "name",
     [
-        "fame",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("vae", "vlae")),
-        *(
-            pytest.param(name, marks=pytest.mark.soak)
-            for name in tiny.CONFIGURATIONS
-            if name not in ("fame", "vae", "vlae")
-        ),
+        pytest.param(
+            name,
+            marks=pytest.mark.slow if name in ("vlae", "fame") else pytest.mark.soak,
+        )
+        for name in tiny.CONFIGURATIONS
     ],
 )
 def test_every_model_is_served_by_tensorflow_alone_as_in_python(tmp_path, name):
     model = tiny.shared(name)
     folder = export(model, tmp_path / "served" / "7")
     assert_holds_no_path_and_no_training_state(model, folder)
-    arrays = {}
-    for signature in json.loads((folder / MANIFEST).read_text())["signatures"]:
-        for num in (1, 5):
-            inputs = inputs_for(model, signature, num)
-            outputs = in_python(model, signature, inputs)
-            case = f"{signature}/{num}"
-            arrays |= {f"{case}/inputs/{key}": value for key, value in inputs.items()}
-            arrays |= {f"{case}/outputs/{key}": value for key, value in outputs.items()}
-    np.savez(tmp_path / "answers.npz", **arrays)
-    run_alone(FRESH, folder, tmp_path / "answers.npz")
+    exports.check(model, folder, sizes=(1, 5))
 
 
 SESSION = """
@@ -447,7 +354,7 @@ def test_subset_and_model_without_latents(tmp_path):
     outputs = loaded.signatures["log_likelihood"](
         **tf.nest.map_structure(tf.constant, inputs)
     )
-    assert_same(outputs, in_python(model, "log_likelihood", inputs))
+    assert_same(outputs, in_python(model, "log_likelihood", inputs, K))
     manifest = json.loads((path / MANIFEST).read_text())
     assert manifest["num_importance_samples"] is None
 

@@ -55,11 +55,11 @@ def export(
     `log_likelihood` (exact) and `complete`.
 
     A request that breaks a rule (another shape, values out of range, a temperature
-    that is not positive and finite, too many rows) fails with a message that names the rule; 0
-    rows give 0 rows. The folder `assets.extra` holds `manifest.json`, the zoo entry
-    if the model has one (`zoo.entry_of`), and TF Serving's warm-up requests if the
-    `serving` extra is installed. The folder appears when it is complete, under its
-    final name.
+    that is not positive and finite, too many rows) fails with a message that names
+    the rule; 0 rows give 0 rows. The folder `assets.extra` holds `manifest.json`, the
+    zoo entry if the model has one (`zoo.entry_of`), and TF Serving's warm-up requests
+    if the `serving` extra is installed. The folder appears when it is complete, under
+    its final name.
 
     Args:
         model: a `vaezoo.models.vae.VAE`.
