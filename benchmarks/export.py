@@ -1,6 +1,6 @@
 """Exports of the zoo's models: sizes, times, and that they are the models.
 
-    python benchmarks/exports.py [NAME ...]
+    python benchmarks/export.py [NAME ...]
 
 Every signature is run for a batch of 1 and of 2 in a process with TensorFlow alone, and
 compared with the model's own methods, before a line is printed. Without names, all
