@@ -15,7 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import exports
 import tiny
-from exports import MANIFEST, in_python, inputs_for, run_alone
+from exports import FRESH, MANIFEST, in_python, inputs_for, run_alone
 from vaezoo import provenance, row_seeds, saved_model, zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:The export has no TF Serving warm-up")
@@ -157,7 +157,7 @@ def assert_holds_no_path_and_no_training_state(model, folder):
     content = (folder / "saved_model.pb").read_bytes()
     for text in (Path(saved_model.__file__).parents[1], os.getcwd(), sys.prefix):
         assert str(text).encode() not in content
-    assert b".py" not in content
+    assert b".py" not in content and b"PyFunc" not in content
     (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
     functions = graph.graph_def.library.function
     nodes = [*graph.graph_def.node, *(node for f in functions for node in f.node_def)]
@@ -166,6 +166,10 @@ def assert_holds_no_path_and_no_training_state(model, folder):
     variables = tf.train.list_variables(str(folder / "variables" / "variables"))
     saved = [shape for name, shape in variables if "OBJECT_GRAPH" not in name]
     assert sorted(saved) == sorted(list(v.shape) for v in model.weights)
+
+
+def test_file_holds_no_path_and_no_training_state(model, folder):
+    assert_holds_no_path_and_no_training_state(model, folder)
 
 
 def test_manifest(model, folder):
@@ -249,11 +253,18 @@ def answers(model, signatures, tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
-def test_session_loader(folder, answers, tmp_path):
-    """The one that TF Serving uses."""
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param([FRESH, 0], id="fresh"),
+        pytest.param([SESSION], id="session", marks=pytest.mark.slow),
+    ],
+)
+def test_loads_with_tensorflow_alone(folder, answers, tmp_path, script):
+    """Bit for bit as in this process; the session's loader is TF Serving's."""
     copy = shutil.copytree(folder, tmp_path / "elsewhere" / "7")
-    run_alone(SESSION, copy, answers)
+    script, *tolerance = script
+    run_alone(script, copy, answers, *tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +406,29 @@ def test_zoo_entry_and_warmup_requests_travel_along(tmp_path):
         inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
         tf.saved_model.load(str(path)).signatures["encode"](**inputs)
     copy = zoo.entry_from_file(path / "assets.extra" / zoo.ENTRY_FILE)
-    assert copy.model == model.zoo_entry.model and not copy.measured
+    untrained = {"weights": None, "measured": [], "status": "untrained"}
+    expected = zoo.describe("pixelvae_digits").model_copy(update=untrained)
+    assert copy.model_dump() == expected.model_dump()
+
+
+def test_warmup_requests_have_the_sizes_of_the_kit(model, tmp_path):
+    """XLA compiles each size anew: all that the server merges requests to."""
+    config = Path(__file__).parents[1] / "export" / "batching.config"
+    sizes = re.findall(r"^allowed_batch_sizes: (\d+)", config.read_text(), re.MULTILINE)
+    assert tuple(map(int, sizes)) == saved_model.BATCH_SIZES
+    largest = re.search(r"^max_batch_size { value: (\d+) }", config.read_text(), re.M)
+    assert int(largest[1]) == saved_model.BATCH_SIZES[-1]
+
+    prediction_log_pb2 = pytest.importorskip(
+        "tensorflow_serving.apis.prediction_log_pb2", reason="needs the 'serving' extra"
+    )
+    path = export(model, tmp_path / "1", signatures=["sample"], jit=True)
+    file = path / saved_model.EXTRA_FOLDER / saved_model.WARMUP_FILE
+    replayed = []
+    for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        replayed.append(len(tf.make_ndarray(log.predict_log.request.inputs["seed"])))
+    assert replayed == [n for n in saved_model.BATCH_SIZES if n <= MAX_BATCH_SIZE]
 
 
 def test_figures_travel_with_the_weights_they_are_of(tmp_path):

@@ -478,3 +478,6 @@ def test_another_dataset_gives_the_model_its_shape(tmp_path):
     assert model.image_shape == (8, 8, 1)
     assert training.num_steps(model) == 2
     assert weights.is_local(model.zoo_entry.weights, folder=tmp_path / "run")
+    assert zoo.entry_of(model) == model.zoo_entry
+    (tmp_path / "run" / "weights.h5").write_bytes(b"of a run that was continued")
+    assert zoo.entry_of(model).weights is None

@@ -203,17 +203,14 @@ def train(
 
 def _write_results(model, out):
     path = weights_lib.write_weights(model, out / WEIGHTS_FILE)
-    model.zoo_entry = model.zoo_entry.model_copy(
-        update={
-            "weights": zoo.WeightsInfo(
-                file=path.name,
-                bytes=path.stat().st_size,
-                sha256=weights_lib.sha256(path),
-            ),
-            "status": "partial",
-        }
+    info = zoo.WeightsInfo(
+        file=path.name,
+        bytes=path.stat().st_size,
+        sha256=weights_lib.sha256(path),
     )
-    zoo.write_entry(model.zoo_entry, out / zoo.ENTRY_FILE)
+    entry = model.zoo_entry.model_copy(update={"weights": info, "status": "partial"})
+    zoo.write_entry(entry, out / zoo.ENTRY_FILE)
+    model.zoo_entry = zoo.describe(out)
 
 
 def keep_freed_memory():

@@ -300,13 +300,21 @@ def entry_of(model):
     entry = getattr(model, "zoo_entry", None)
     if entry is None or entry.weights is None:
         return entry
-    folder = entry.path.parent
     image_shape = tuple(entry.model.arguments.get("image_shape", model.image_shape))
-    if image_shape == model.image_shape and _is_trained(entry):
-        if weights_lib.holds(weights_lib.fetch(entry.weights, folder=folder), model):
-            return entry
+    if image_shape == model.image_shape and _has_weights_of(model, entry):
+        return entry
     changes = {"weights": None, "measured": [], "status": "untrained"}
     return entry.model_copy(update=changes)
+
+
+def _has_weights_of(model, entry):
+    if not _is_trained(entry):
+        return False
+    try:
+        path = weights_lib.fetch(entry.weights, folder=_folder(entry))
+    except (OSError, ValueError):  # a run that was continued meanwhile, say
+        return False
+    return weights_lib.holds(path, model)
 
 
 def entry_from_file(path):
@@ -417,13 +425,17 @@ def _trained_weights(entry, name_or_folder):
             "--out DIR`, and load DIR; or build it untrained, "
             f"vaezoo.load({os.fspath(name_or_folder)!r}, weights=None)."
         )
-    return weights_lib.fetch(entry.weights, folder=entry.path.parent)
+    return weights_lib.fetch(entry.weights, folder=_folder(entry))
 
 
 def _is_trained(entry):
     return entry.weights is not None and weights_lib.is_local(
-        entry.weights, folder=entry.path.parent
+        entry.weights, folder=_folder(entry)
     )
+
+
+def _folder(entry):
+    return None if entry.path is None else entry.path.parent
 
 
 def _natural_key(name):
