@@ -82,7 +82,7 @@ def masked_network(num_colours=1, num_outputs=1):
     """The masked PixelCNN of the goals: 8 masked 3x3 layers of 64 filters."""
     import tensorflow as tf
 
-    from vaezoo.layers.pixelcnn import PixelCNN
+    from vaezoo.decoders.pixelcnn import PixelCNN
 
     network = PixelCNN(
         num_colours=num_colours,
@@ -101,6 +101,7 @@ def masked_model():
     """The masked PixelCNN of the goals as a model without latents, to be trained."""
     import tensorflow as tf
 
+    from vaezoo.distributions import heads
     from vaezoo.distributions import images as image_distributions
     from vaezoo.models.vae import VAE
 
@@ -119,7 +120,7 @@ def masked_model():
         def likelihood(self, values, *, context=None, seeds=None, training=False):
             return image_distributions.AutoregressiveImage(
                 self.network,
-                image_distributions.Bernoulli(1),
+                heads.Bernoulli(1),
                 image_shape=self.image_shape,
                 batch_size=tf.shape(seeds)[0],
             )

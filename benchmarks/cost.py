@@ -13,12 +13,12 @@ import argparse
 import common  # noqa: F401, quiet TensorFlow
 import tensorflow as tf
 
-from vaezoo import zoo
+from vaezoo.zoo import registry
 
 
 def count(name):
     """Parameters, FLOPs of an image's ELBO and bytes of the gradient of one model."""
-    model = zoo.load(name, weights=None)
+    model = registry.load(name, weights=None)
     images = tf.TensorSpec([1, *model.image_shape], tf.uint8)
     graph = tf.function(model.call).get_concrete_function(images).graph
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
@@ -30,7 +30,7 @@ def count(name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--names", nargs="+", default=zoo.list_models())
+    parser.add_argument("--names", nargs="+", default=registry.list_models())
     rows = []
     for name in parser.parse_args().names:
         parameters, flops, size = count(name)

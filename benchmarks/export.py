@@ -26,11 +26,14 @@ def main():
     parser.add_argument("--num-importance-samples", "-k", type=int, default=4)
     args = parser.parse_args()
 
-    from vaezoo import saved_model, zoo
+    from vaezoo.serving import saved_model
+    from vaezoo.zoo import registry
 
     rows = []
-    for name in args.names or zoo.list_models(trained=True):
-        model = zoo.load(name, weights="zoo" if zoo.describe(name).weights else None)
+    for name in args.names or registry.list_models(trained=True):
+        model = registry.load(
+            name, weights="zoo" if registry.describe(name).weights else None
+        )
         with tempfile.TemporaryDirectory() as directory:
             start = time.perf_counter()
             folder = saved_model.export(

@@ -20,10 +20,10 @@ def main():
     parser.add_argument("--model", default="vlae_mnist_static")
     args = parser.parse_args()
 
-    from vaezoo import zoo
+    from vaezoo.zoo import registry
 
-    entry = zoo.describe(args.model)
-    model = zoo.load(args.model, weights="zoo" if entry.weights else None)
+    entry = registry.describe(args.model)
+    model = registry.load(args.model, weights="zoo" if entry.weights else None)
     noise = tf.random.stateless_normal([args.batch, model.latent_size], seed=[0, 0])
 
     def flow(noise):

@@ -18,10 +18,10 @@ def score(model, num_importance_samples, images):
     """Peak memory in MiB and seconds of the bound of a few images."""
     import numpy as np
 
-    from vaezoo import zoo
+    from vaezoo.zoo import registry
 
-    entry = zoo.describe(model)
-    model = zoo.load(model, weights="zoo" if entry.weights else None)
+    entry = registry.describe(model)
+    model = registry.load(model, weights="zoo" if entry.weights else None)
     generator = np.random.default_rng(0)
     batch = (generator.uniform(size=(images, *model.image_shape)) < 0.2).astype("uint8")
     start = time.perf_counter()

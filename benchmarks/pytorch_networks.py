@@ -105,7 +105,7 @@ def after(activation, *layers):
 class PixelCNN(nn.Module):
     """A type-A convolution, residual type-B ones, 1x1 convolutions.
 
-    Arguments as of `vaezoo.layers.pixelcnn.PixelCNN`; the type-B kernels are 3x3.
+    Arguments as of `vaezoo.decoders.pixelcnn.PixelCNN`; the type-B kernels are 3x3.
     """
 
     def __init__(

@@ -79,18 +79,18 @@ def measure(name, distribution_of, batch):
 
 def distribution_for(name):
     """A function from a batch size to the distribution over images."""
-    from vaezoo import zoo
-    from vaezoo.distributions import images
+    from vaezoo.distributions import heads, images
+    from vaezoo.zoo import registry
 
     if name in ("masked", "rgb"):
         shape = (28, 28, 1) if name == "masked" else (32, 32, 3)
-        head = images.Bernoulli(1) if name == "masked" else images.Categorical(3)
+        head = heads.Bernoulli(1) if name == "masked" else heads.Categorical(3)
         network = masked_network(head.num_channels, head.num_outputs)
         return lambda batch: images.AutoregressiveImage(
             network, head, image_shape=shape, batch_size=batch
         )
-    entry = zoo.describe(name)
-    model = zoo.load(name, weights="zoo" if entry.weights else None)
+    entry = registry.describe(name)
+    model = registry.load(name, weights="zoo" if entry.weights else None)
 
     def prior_draws(batch):
         seeds = tf.range(batch, dtype=tf.int64)

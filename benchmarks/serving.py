@@ -192,9 +192,10 @@ def main():
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 64])
     args = parser.parse_args()
 
-    from vaezoo import saved_model, zoo
+    from vaezoo.serving import saved_model
+    from vaezoo.zoo import registry
 
-    model = zoo.load(args.model)
+    model = registry.load(args.model)
     rows = {part: [] for part in PARTS}
     with tempfile.TemporaryDirectory() as directory:
         for sampler, jit in (("graph", False), ("XLA", True)):

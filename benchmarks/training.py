@@ -38,7 +38,9 @@ from common import (
     print_table,
 )
 
-from vaezoo import datasets, zoo
+from vaezoo import datasets
+from vaezoo.training.run import keep_freed_memory
+from vaezoo.zoo import recipes, registry
 
 GOAL = 1.2
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -57,17 +59,17 @@ class Subject(NamedTuple):
     class_name: str
     arguments: dict
     dataset: str
-    recipe: zoo.Recipe
+    recipe: recipes.Recipe
 
     @classmethod
     def named(cls, name):
         """A model of the zoo, or `masked`."""
         if name == "masked":
-            recipe = zoo.Recipe(
+            recipe = recipes.Recipe(
                 optimizer="adam", learning_rate=1e-3, batch_size=32, epochs=1
             )
             return cls("Masked", {}, "mnist_static", recipe)
-        entry = zoo.describe(name)
+        entry = registry.describe(name)
         model = entry.model
         return cls(model.class_name, model.arguments, entry.dataset, entry.training)
 
@@ -88,9 +90,10 @@ def train_vaezoo(name, batch, precision="float32", devices=1):
     import keras
     import tensorflow as tf
 
-    from vaezoo import models, training
+    from vaezoo import models
+    from vaezoo.zoo import recipes
 
-    training.keep_freed_memory()  # as `vaezoo train` does
+    keep_freed_memory()  # as `vaezoo train` does
     keras.config.set_dtype_policy(precision)
     strategy = tf.distribute.get_strategy()
     if devices > 1:
@@ -104,7 +107,7 @@ def train_vaezoo(name, batch, precision="float32", devices=1):
             model = masked_model()
         else:
             model = models.get_class(subject.class_name)(**subject.arguments)
-        model.compile(**training.compile_arguments(subject.recipe))
+        model.compile(**recipes.compile_arguments(subject.recipe))
     times = []
 
     class Clock(keras.callbacks.Callback):

@@ -19,7 +19,7 @@ import time
 
 import numpy as np
 
-from vaezoo.client import Client
+from vaezoo.serving.client import Client
 
 NUM_SEEDS = 16  # different requests
 
@@ -70,7 +70,7 @@ class _Repeats(logging.Handler):
 @contextlib.contextmanager
 def _count_repeats():
     """Count the requests that the clients of this process send again."""
-    repeats, logger = _Repeats(), logging.getLogger("vaezoo.client")
+    repeats, logger = _Repeats(), logging.getLogger("vaezoo.serving.client")
     level, propagates = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 import tiny
-from vaezoo import row_seeds, saved_model
+from vaezoo import row_seeds
+from vaezoo.serving import saved_model
 
 MANIFEST = Path(saved_model.EXTRA_FOLDER) / saved_model.MANIFEST_FILE
 

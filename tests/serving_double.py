@@ -32,7 +32,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from vaezoo import saved_model
+from vaezoo.serving import saved_model
 
 
 class _Refused(Exception):

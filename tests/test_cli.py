@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 import tiny
 import vaezoo
-from vaezoo import cli, plots, weights, zoo
+from vaezoo import cli, plots
+from vaezoo.zoo import entries, registry, weights
 
 
 def run(*arguments):
@@ -24,7 +25,7 @@ def run(*arguments):
 def run_folder(tmp_path_factory):
     """A tiny trained model in the form of a run folder."""
     folder = tmp_path_factory.mktemp("run")
-    entry = zoo.describe("pixelvae_digits")
+    entry = registry.describe("pixelvae_digits")
     arguments = entry.model.arguments | {
         "latent_size": 2,
         "filters": 3,
@@ -38,14 +39,14 @@ def run_folder(tmp_path_factory):
             "status": "untrained",
         }
     )
-    zoo.write_entry(entry, folder / zoo.ENTRY_FILE)
-    model = zoo.load(folder, weights=None)
+    entries.write_entry(entry, folder / entries.ENTRY_FILE)
+    model = registry.load(folder, weights=None)
     path = weights.write_weights(model, folder / "weights.h5")
-    info = zoo.WeightsInfo(
+    info = entries.WeightsInfo(
         file=path.name, bytes=path.stat().st_size, sha256=weights.sha256(path)
     )
     entry = entry.model_copy(update={"weights": info, "status": "partial"})
-    zoo.write_entry(entry, folder / zoo.ENTRY_FILE)
+    entries.write_entry(entry, folder / entries.ENTRY_FILE)
     return folder
 
 
@@ -83,7 +84,7 @@ def test_sample_writes_the_grid_of_the_models_images(run_folder, tmp_path):
     result = run("sample", run_folder, "--num", 4, "--seed", 3, "--output", path)
     assert result.exit_code == 0, result.output
     picture = tf.io.decode_png(path.read_bytes()).numpy()
-    images = zoo.load(run_folder).sample(4, seed=3)
+    images = registry.load(run_folder).sample(4, seed=3)
     np.testing.assert_array_equal(picture, plots.image_grid(images, levels=2))
     assert [p.name for p in tmp_path.iterdir()] == ["grid.png"]
 
@@ -112,7 +113,7 @@ def test_reconstruct_and_evaluate(run_folder, tmp_path):
     assert result.exit_code == 0, result.output
     assert "log_likelihood (L_4)" in result.output
     assert "About " in result.output and "for 20 images" in result.output
-    measured = {m.metric: m for m in zoo.entry_from_file(record).measured}
+    measured = {m.metric: m for m in entries.entry_from_file(record).measured}
     assert measured["log_likelihood"].num_importance_samples == 4
     assert measured["elbo"].images == 20 and measured["elbo"].epochs == 1
 
@@ -122,7 +123,7 @@ def test_figures_of_other_weights_are_refused_before_they_are_measured(
 ):
     record = tmp_path / "entry.yaml"
     text = (run_folder / "entry.yaml").read_text()
-    digest = zoo.describe(run_folder).weights.sha256
+    digest = registry.describe(run_folder).weights.sha256
     record.write_text(text.replace(digest, "f" * 64))
     result = run("evaluate", run_folder, "--images", 1, "--write", record)
     assert result.exit_code == 1 and "other weights" in result.output
@@ -134,7 +135,7 @@ def test_one_image_has_no_standard_error(run_folder, tmp_path):
     record.write_text((run_folder / "entry.yaml").read_text())
     result = run("evaluate", run_folder, "--images", 1, "--write", record)
     assert result.exit_code == 0, result.output
-    assert zoo.entry_from_file(record).measured[0].standard_error is None
+    assert entries.entry_from_file(record).measured[0].standard_error is None
 
 
 def test_export_numbers_the_versions(run_folder, tmp_path):
@@ -181,7 +182,7 @@ def test_bad_temperature(run_folder, temperature):
 
 def test_reconstruction_needs_latents(monkeypatch, tmp_path):
     model = tiny.build("pixelcnn", initialized=False)
-    monkeypatch.setattr(zoo, "load", lambda name: model)
+    monkeypatch.setattr(registry, "load", lambda name: model)
     output = tmp_path / "x.png"
     result = run("reconstruct", "gated_pixelcnn_mnist_static", "--output", output)
     assert result.exit_code == 1 and "must have latents" in result.output

@@ -3,14 +3,15 @@
 import pytest
 import yaml
 
-from vaezoo import experiments, zoo
+from vaezoo import experiments
 from vaezoo.experiments import comparison, fame
+from vaezoo.zoo import entries, registry
 
 
 @pytest.fixture
 def tiny_entry(monkeypatch):
     """The digits entry, as a tiny VLAE."""
-    entry = zoo.describe("pixelvae_digits")
+    entry = registry.describe("pixelvae_digits")
     arguments = {
         "image_shape": [8, 8, 1],
         "latent_size": 3,
@@ -27,8 +28,8 @@ def tiny_entry(monkeypatch):
         "measured": [],
         "status": "untrained",
     }
-    entry = zoo.ZooEntry.model_validate(content)
-    monkeypatch.setattr(comparison.zoo, "describe", lambda name: entry)
+    entry = entries.ZooEntry.model_validate(content)
+    monkeypatch.setattr(comparison.registry, "describe", lambda name: entry)
 
 
 @pytest.mark.slow
@@ -86,7 +87,7 @@ def tiny_fame(monkeypatch):
         "filters": 8,
         "pixelcnn_filters": 8,
     }
-    describe = zoo.describe
+    describe = registry.describe
 
     def tiny(name):
         entry = describe(name)
@@ -102,9 +103,9 @@ def tiny_fame(monkeypatch):
             "measured": [],
             "status": "untrained",
         }
-        return zoo.ZooEntry.model_validate(content)
+        return entries.ZooEntry.model_validate(content)
 
-    monkeypatch.setattr(fame.zoo, "describe", tiny)
+    monkeypatch.setattr(fame.registry, "describe", tiny)
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from test_datasets import skip_unless_prepared
 
 README = Path(__file__).parents[1] / "README.md"

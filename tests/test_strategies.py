@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_training import make_entry, rows
 
 import tiny
-from test_training import make_entry, rows
-from vaezoo import strategies, training
+from vaezoo import strategies
+from vaezoo.training import checkpoints
+from vaezoo.training import run as training
 
 FOLDERS = os.pathsep.join(
     map(str, [Path(__file__).parent, Path(strategies.__file__).parents[1]])
@@ -271,9 +273,10 @@ from vaezoo import strategies
 strategy = strategies.create("multi_worker")
 import numpy as np
 from test_training import STEPS, make_entry
-from vaezoo import evaluation, training
+from vaezoo import evaluation
+from vaezoo.training import checkpoints, run as training
 
-end = training.CheckpointCallback.on_train_batch_end
+end = checkpoints.CheckpointCallback.on_train_batch_end
 index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
 
 def end_or_not(self, batch, logs=None):
@@ -281,7 +284,7 @@ def end_or_not(self, batch, logs=None):
         {action}
     end(self, batch, logs)
 
-training.CheckpointCallback.on_train_batch_end = end_or_not
+checkpoints.CheckpointCallback.on_train_batch_end = end_or_not
 model = training.train(
     make_entry(),
     out={out!r} if index == 0 else "/nowhere",
@@ -290,7 +293,7 @@ model = training.train(
     checkpoint_steps=2,
     verbose=0,
 )
-print("ended", training.num_steps(model), index, flush=True)
+print("ended", checkpoints.num_steps(model), index, flush=True)
 """
 LAUNCHER = """
 import sys
@@ -308,7 +311,7 @@ def cluster(out, *, at=None, action="pass"):
 
 
 def state(out):
-    newest = training.checkpoints(out / "checkpoints")[-1]
+    newest = checkpoints.list_checkpoints(out / "checkpoints")[-1]
     assert newest.name == "step-000000024"
     with np.load(newest / "state.npz") as file:
         return {key: file[key] for key in file.files}
@@ -353,16 +356,16 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
     code = f"""
 import resource
 from test_training import make_entry, rows
-from vaezoo import training
+from vaezoo.training import checkpoints, run as training
 
-write = training.CheckpointCallback._write
+write = checkpoints.CheckpointCallback._write
 
 def write_or_fill(self):
     if self.position == 9:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
     write(self)
 
-training.CheckpointCallback._write = write_or_fill
+checkpoints.CheckpointCallback._write = write_or_fill
 training.train(make_entry(), out={str(tmp_path)!r}, checkpoint_steps=3, verbose=0)
 """
     result = run(code)
@@ -373,7 +376,7 @@ training.train(make_entry(), out={str(tmp_path)!r}, checkpoint_steps=3, verbose=
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-000000003", "step-000000006"]
     model = training.train(make_entry(), out=tmp_path, resume=True, verbose=0)
-    assert training.num_steps(model) == 24
+    assert checkpoints.num_steps(model) == 24
 
 
 def test_terminated_while_it_waits(tmp_path):

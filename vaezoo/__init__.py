@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from vaezoo.datasets import load_dataset
     from vaezoo.evaluation import evaluate, receptive_field
     from vaezoo.sampling import row_seeds
-    from vaezoo.saved_model import export
-    from vaezoo.zoo import describe, list_models, load
+    from vaezoo.serving.client import Client
+    from vaezoo.serving.saved_model import export
+    from vaezoo.training.run import train
+    from vaezoo.zoo.registry import describe, list_models, load
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Client",
     "describe",
     "evaluate",
     "export",
@@ -27,17 +30,20 @@ __all__ = [
     "load_dataset",
     "receptive_field",
     "row_seeds",
+    "train",
 ]
 
 _MODULES = {
-    "describe": "zoo",
+    "Client": "serving.client",
+    "describe": "zoo.registry",
     "evaluate": "evaluation",
-    "export": "saved_model",
-    "list_models": "zoo",
-    "load": "zoo",
+    "export": "serving.saved_model",
+    "list_models": "zoo.registry",
+    "load": "zoo.registry",
     "load_dataset": "datasets",
     "receptive_field": "evaluation",
     "row_seeds": "sampling",
+    "train": "training.run",
 }
 
 

@@ -77,11 +77,11 @@ def _positive(default=None):
 @click.option("--trained", is_flag=True, help="Only models whose weights are here.")
 def list_command(pattern, dataset, trained):
     """List the models whose names match PATTERN, with their measured bounds."""
-    from vaezoo import cards, zoo
+    from vaezoo.zoo import cards, registry
 
-    names = zoo.list_models(pattern, dataset=dataset, trained=trained or None)
+    names = registry.list_models(pattern, dataset=dataset, trained=trained or None)
     for name in names:
-        entry = zoo.describe(name)
+        entry = registry.describe(name)
         bounds = cards.bounds(entry).replace("<br>", ", ")
         click.echo(f"{name:<32} {entry.status:<12} {bounds}")
     if not names:
@@ -92,9 +92,9 @@ def list_command(pattern, dataset, trained):
 @click.argument("name")
 def describe(name):
     """Show the card of NAME: architecture, numbers, recipe, weights and notes."""
-    from vaezoo import cards, zoo
+    from vaezoo.zoo import cards, registry
 
-    click.echo(cards.card(zoo.describe(name)))
+    click.echo(cards.card(registry.describe(name)))
 
 
 def _writable_target(output):
@@ -131,22 +131,22 @@ def _dataset_options(dataset, model):
 def sample(name, num, seed, temperature, output, server):
     """Draw images from NAME into a grid."""
     _writable_target(output)
-    from vaezoo import zoo
+    from vaezoo.zoo import registry
 
-    entry = zoo.describe(name)
+    entry = registry.describe(name)
     _import_tensorflow()
     from vaezoo import plots
 
     where = f" at {server}" if server else ""
     click.echo(f"Drawing {num} images from {name}{where} ...", err=True)
     if server:
-        from vaezoo.client import Client
+        from vaezoo.serving.client import Client
 
         with Client(server, entry.name) as client:
             images = client.sample(num, seed=seed, temperature=temperature)
         levels = 2 if images.max() < 2 else 256  # a server does not say
     else:
-        model = zoo.load(name)
+        model = registry.load(name)
         levels = model.levels
         images = model.sample(num, seed=seed, temperature=temperature)
     plots.save_png(output, plots.image_grid(images, levels=levels))
@@ -170,15 +170,15 @@ def reconstruct(name, num, draws, seed, output):
     spends on it.
     """
     _writable_target(output)
-    from vaezoo import zoo
+    from vaezoo.zoo import registry
 
-    entry = zoo.describe(name)
+    entry = registry.describe(name)
     _import_tensorflow()
     import numpy as np
 
     from vaezoo import datasets, plots
 
-    model = zoo.load(name)
+    model = registry.load(name)
     if not model.latent_shapes:
         raise ValueError(
             f"A model must have latents to reconstruct images. Received: {name!r}, "
@@ -237,15 +237,16 @@ def evaluate(
     write,
 ):
     """Measure NAME: ELBO, its terms, active units, and the bound L_K."""
-    from vaezoo import zoo
+    from vaezoo.zoo import entries, registry
 
-    entry = zoo.describe(name)
+    entry = registry.describe(name)
     _import_tensorflow()
-    from vaezoo import datasets, evaluation, provenance
+    from vaezoo import datasets, evaluation
+    from vaezoo.zoo import provenance
 
-    model = zoo.load(name)
+    model = registry.load(name)
     if write:
-        _check_same_weights(entry, zoo.entry_from_file(write), write)
+        _check_same_weights(entry, entries.entry_from_file(write), write)
     dataset, split = dataset or entry.dataset, split or entry.evaluation.split
     options = _dataset_options(dataset, model)
     data = datasets.load_dataset(dataset, split, batch_size=batch_size, **options)
@@ -284,7 +285,7 @@ def evaluate(
                 "hardware": provenance.hardware(),
                 "epochs": epochs,
             }
-            zoo.append_measured(write, record)
+            entries.append_measured(write, record)
         click.echo(f"Wrote the figures into {write}")
 
 
@@ -354,9 +355,10 @@ def _table(model, results, num_importance_samples):
 @click.option("--profile", is_flag=True, help="Say where ten steps' time went.")
 def train(name, local_workers, resume, profile, strategy, **options):
     """Train NAME into a folder that `vaezoo.load` takes."""
-    from vaezoo import zoo
+    from vaezoo.training.run import train as run_training
+    from vaezoo.zoo import registry
 
-    zoo.describe(name)
+    registry.describe(name)
     if strategy == "multi_worker" and not local_workers:
         strategies.check_cluster(os.environ.get("TF_CONFIG"))
     if local_workers:
@@ -370,9 +372,9 @@ def train(name, local_workers, resume, profile, strategy, **options):
         strategies.launch(command, local_workers)
         return
     _import_tensorflow()
-    from vaezoo import training
+    from vaezoo.zoo import registry
 
-    model = training.train(
+    model = run_training(
         name, strategy=strategy, resume=resume, profile=profile, **options
     )
     if strategies.is_chief(model.distribute_strategy):
@@ -398,13 +400,13 @@ def export(
     jit,
 ):
     """Write NAME as a SavedModel, DIRECTORY/VERSION, that TF Serving serves."""
-    from vaezoo import zoo
+    from vaezoo.zoo import registry
 
-    zoo.describe(name)
+    registry.describe(name)
     _import_tensorflow()
-    from vaezoo import saved_model
+    from vaezoo.serving import saved_model
 
-    model = zoo.load(name)
+    model = registry.load(name)
     if version is None:
         folder = Path(directory)
         there = [p.name for p in folder.iterdir()] if folder.is_dir() else []

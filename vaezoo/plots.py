@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from vaezoo import weights
+from vaezoo.files import atomic_path
 
 _MIN_SIDE = 64  # smaller images are enlarged by whole pixels to about this size
 
@@ -52,7 +52,7 @@ def save_png(path, image):
         OSError: if the file cannot be written.
     """
     data = tf.io.encode_png(image).numpy()
-    with weights.atomic_path(Path(path)) as temporary:
+    with atomic_path(Path(path)) as temporary:
         Path(temporary).write_bytes(data)
 
 

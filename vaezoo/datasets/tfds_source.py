@@ -72,7 +72,7 @@ def _copied_file(source, split: str) -> pathlib.Path:
     import numpy as np
     import tensorflow_datasets as tfds
 
-    from vaezoo.weights import atomic_path
+    from vaezoo.files import atomic_path
 
     path = pathlib.Path(source.data_dir) / f"vaezoo-{split}.npy"
     if not path.exists():

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vaezoo import datasets, evaluation, plots, training, weights, zoo
+from vaezoo import datasets, evaluation, plots
+from vaezoo.files import atomic_path
+from vaezoo.training.run import train
+from vaezoo.zoo import registry
 
 _SHOWN = 10  # images in the picture
 
@@ -41,7 +44,7 @@ def compare(
     Returns:
         The path of the table.
     """
-    entry = zoo.describe(entry_name)
+    entry = registry.describe(entry_name)
     recipe = recipe or {}
     entry = entry.model_copy(
         update={"training": entry.training.model_copy(update=recipe)}
@@ -55,7 +58,7 @@ def compare(
         # By its arguments, so that experiments share the runs they have in common.
         run = _slug(" ".join(f"{k} {v}" for k, v in arguments.items()) or "default")
         variant = _variant(entry, f"{entry.name}_{run}", arguments)
-        model = training.train(
+        model = train(
             variant,
             out=Path(out) / "runs" / dataset / run,
             dataset=dataset,
@@ -105,7 +108,7 @@ def write(out, title, text, header, rows, picture):
         f"# {title}\n\n{text}\n\n{plots.markdown_table(header, rows)}\n"
         f"![{title}]({name}.png)\n"
     )
-    with weights.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         Path(temporary).write_text(content)
     return path
 

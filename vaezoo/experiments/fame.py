@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from vaezoo import datasets, evaluation, plots, training, zoo
+from vaezoo import datasets, evaluation, plots
 from vaezoo.experiments.comparison import write
+from vaezoo.training.run import train
+from vaezoo.zoo import registry
 
 _ENTRY = "fame_mnist_dynamic"
 _ONE_PASS = "fame_noconcat_mnist_dynamic"
@@ -102,11 +104,11 @@ def generation(out, **options):
 
 def _trained(name, out, options):
     """The zoo's model if it has weights, else one trained here; and how, in words."""
-    entry = zoo.describe(name)
+    entry = registry.describe(name)
     if entry.weights is not None and "dataset" not in options:
-        return zoo.load(name), f"The zoo's weights of `{name}`."
+        return registry.load(name), f"The zoo's weights of `{name}`."
     dataset = options.get("dataset", entry.dataset)
-    model = training.train(
+    model = train(
         entry.model_copy(update={"weights": None, "measured": []}),
         out=Path(out) / "runs" / dataset / name,
         dataset=dataset,

@@ -8,9 +8,10 @@ import keras
 import tensorflow as tf
 
 from vaezoo import inference, sampling
+from vaezoo.decoders.pixelcnn import PixelCNN
+from vaezoo.distributions import heads
 from vaezoo.distributions import images as image_distributions
 from vaezoo.layers import ladder
-from vaezoo.layers.pixelcnn import PixelCNN
 from vaezoo.layers.weight_norm import Conv2D
 from vaezoo.models.vae import VAE
 
@@ -92,9 +93,9 @@ class FAME(VAE):
             sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
 
         if levels == 2:
-            self.head = image_distributions.Bernoulli(channels)
+            self.head = heads.Bernoulli(channels)
         else:
-            self.head = image_distributions.Categorical(channels, levels)
+            self.head = heads.Categorical(channels, levels)
         build = _build_spatial if spatial else _build_dense
         self.bottom_up, self.posteriors, self.top_down, self.priors = build(
             sizes, self.latent_sizes, filters

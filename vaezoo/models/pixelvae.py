@@ -8,8 +8,10 @@ import keras
 import tensorflow as tf
 
 from vaezoo import inference, sampling
+from vaezoo.decoders.gated_pixelcnn import GatedPixelCNN
+from vaezoo.decoders.pixelcnn import PixelCNN
+from vaezoo.distributions import heads
 from vaezoo.distributions import images as image_distributions
-from vaezoo.layers.pixelcnn import GatedPixelCNN, PixelCNN
 from vaezoo.layers.weight_norm import Conv2D, Conv2DTranspose, Dense
 from vaezoo.models.vae import VAE
 
@@ -88,7 +90,7 @@ class PixelVAE(VAE):
         self._check_arguments()
         self.latent_size = latent_size
         channels = self.image_shape[2]
-        self.head = image_distributions.Bernoulli(channels)
+        self.head = heads.Bernoulli(channels)
         self.encoder = Encoder(latent_size, name="encoder") if latent_size else None
         upsample = upsample and latent_size > 0
         self.upsampling = (

@@ -8,10 +8,10 @@ import keras
 import tensorflow as tf
 
 from vaezoo import inference, sampling
-from vaezoo.distributions import flows
+from vaezoo.decoders.pixelcnn import PixelCNN
+from vaezoo.distributions import flows, heads
 from vaezoo.distributions import images as image_distributions
 from vaezoo.layers.made import MADE
-from vaezoo.layers.pixelcnn import PixelCNN
 from vaezoo.layers.weight_norm import Conv2D, Conv2DTranspose, Dense
 from vaezoo.models.vae import VAE
 
@@ -115,7 +115,7 @@ class VLAE(VAE):
         self._check_arguments()
         self.latent_size = latent_size
         channels = self.image_shape[2]
-        self.head = image_distributions.Bernoulli(channels)
+        self.head = heads.Bernoulli(channels)
         self.pixelcnn = None
         if decoder == "pixelcnn":
             self.pixelcnn = PixelCNN(

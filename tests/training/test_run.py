@@ -13,7 +13,10 @@ import pytest
 import tensorflow as tf
 
 import vaezoo
-from vaezoo import datasets, models, profiling, training, weights, zoo
+from vaezoo import datasets, models
+from vaezoo.training import checkpoints, profiling
+from vaezoo.training import run as training
+from vaezoo.zoo import entries, recipes, registry, weights
 
 EPOCHS = 4
 STEPS = 6  # an epoch: 1,437 digits in batches of 256
@@ -22,7 +25,7 @@ KILLED_AT = 2 * STEPS + 3
 
 def make_entry(**changes):
     """The digits entry with a tiny model, and a short recipe with everything in it."""
-    entry = zoo.describe("pixelvae_digits")
+    entry = registry.describe("pixelvae_digits")
     tiny = {"latent_size": 2, "filters": 4, "num_layers": 2}
     recipe = entry.training.model_dump() | {
         "learning_rate": 0.003,
@@ -41,7 +44,7 @@ def make_entry(**changes):
     }
     content = entry.model_dump() | {"model": model} | recipes
     content |= {"weights": None, "measured": [], "status": "untrained"}
-    return zoo.ZooEntry.model_validate(content)
+    return entries.ZooEntry.model_validate(content)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def run(tmp_path_factory):
 def build(entry):
     """The model of an entry as `train` builds it, before a step is done."""
     model = models.get_class(entry.model.class_name)(**entry.model.arguments)
-    arguments = training.compile_arguments(entry.training, steps_per_epoch=STEPS)
+    arguments = recipes.compile_arguments(entry.training, steps_per_epoch=STEPS)
     model.compile(**arguments)
     model.optimizer.build(model.trainable_variables)
     return model
@@ -111,7 +114,7 @@ def test_the_weights_of_a_run_are_the_moving_average(run):
     out, model = run
     entry = make_entry()
     raw = build(entry)
-    training.CheckpointCallback(out / "checkpoints", entry=entry).restore(raw)
+    checkpoints.CheckpointCallback(out / "checkpoints", entry=entry).restore(raw)
     weights = [v.numpy() for v in model.trainable_variables]
     assert not np.array_equal(raw.trainable_variables[0], weights[0])
     raw.optimizer.finalize_variable_values(raw.trainable_variables)
@@ -125,7 +128,7 @@ def test_a_run_leaves_logs_and_two_checkpoints(run):
         [float(row["elbo"]) for row in rows(out)], model.history.history["elbo"]
     )
     assert list((out / "tensorboard").rglob("events*"))
-    names = [path.name for path in training.checkpoints(out / "checkpoints")]
+    names = [path.name for path in checkpoints.list_checkpoints(out / "checkpoints")]
     assert names == ["step-000000023", "step-000000024"]
     assert not list(out.rglob(".step-*"))
 
@@ -137,22 +140,23 @@ def test_killed_in_mid_epoch_and_resumed_ends_where_an_undisturbed_run_ends(
     code = f"""
 import os, signal
 from test_training import make_entry
-from vaezoo import training
+from vaezoo.zoo import entries, recipes, registry
+from vaezoo.training import checkpoints, run as training
 
-end = training.CheckpointCallback.on_train_batch_end
+end = checkpoints.CheckpointCallback.on_train_batch_end
 
 def end_or_die(self, batch, logs=None):
     if self.position + 1 == {KILLED_AT}:
         os.kill(os.getpid(), signal.SIGKILL)
     end(self, batch, logs)
 
-training.CheckpointCallback.on_train_batch_end = end_or_die
+checkpoints.CheckpointCallback.on_train_batch_end = end_or_die
 training.train(make_entry(), out={str(tmp_path)!r}, checkpoint_steps=2, verbose=0)
 """
     result = run_code(code)
     assert result.returncode == -signal.SIGKILL, result.stderr.decode()
     assert not (tmp_path / "weights.h5").exists()
-    newest = training.checkpoints(tmp_path / "checkpoints")[-1]
+    newest = checkpoints.list_checkpoints(tmp_path / "checkpoints")[-1]
     assert newest.name == "step-000000014"  # in the middle of the third epoch
     assert len(rows(tmp_path)) == 2
 
@@ -177,7 +181,7 @@ def test_init_zoo_continues_from_trained_weights(run, tmp_path):
     continued = training.train(
         out, out=tmp_path / "more", init="zoo", epochs=1, verbose=0
     )
-    assert training.num_steps(continued) == 3  # a new optimizer, batches of 500
+    assert checkpoints.num_steps(continued) == 3  # a new optimizer, batches of 500
     (first,) = continued.history.history["elbo"]
     assert first > model.history.history["elbo"][0]
     entry = vaezoo.describe(tmp_path / "more")
@@ -207,9 +211,9 @@ def copy(run, tmp_path):
 
 def test_restore_gives_the_newest(copy, model):
     entry = make_entry()
-    callback = training.CheckpointCallback(copy, entry=entry)
+    callback = checkpoints.CheckpointCallback(copy, entry=entry)
     callback.restore(model)
-    assert callback.position == training.num_steps(model) == EPOCHS * STEPS
+    assert callback.position == checkpoints.num_steps(model) == EPOCHS * STEPS
     assert model.data_initialized
 
 
@@ -228,10 +232,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_older(copy, model, damage):
     else:
         (newest / "entry.yaml").write_text("name: pixel")
     entry = make_entry()
-    callback = training.CheckpointCallback(copy, entry=entry)
+    callback = checkpoints.CheckpointCallback(copy, entry=entry)
     with pytest.warns(UserWarning, match="step-000000024.*passed over"):
         callback.restore(model)
-    assert callback.position == training.num_steps(model) == 23
+    assert callback.position == checkpoints.num_steps(model) == 23
 
     callback.set_model(model)
     callback.position = 24  # the damaged one is written again
@@ -241,7 +245,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_older(copy, model, damage):
 
 def test_an_interrupted_write_leaves_the_old_checkpoints(copy, model, monkeypatch):
     entry = make_entry()
-    callback = training.CheckpointCallback(copy, entry=entry, every_steps=1)
+    callback = checkpoints.CheckpointCallback(copy, entry=entry, every_steps=1)
     callback.restore(model)
     callback.set_model(model)
     before = {path: path.read_bytes() for path in copy.rglob("*.*")}
@@ -256,7 +260,7 @@ def test_an_interrupted_write_leaves_the_old_checkpoints(copy, model, monkeypatc
             callback.on_train_batch_end(0)
     after = {path: path.read_bytes() for path in before}
     assert after == before
-    training.CheckpointCallback(copy, entry=entry).restore(model)
+    checkpoints.CheckpointCallback(copy, entry=entry).restore(model)
 
     callback.on_train_batch_end(0)  # and the next one is whole
     assert [p.name for p in sorted(copy.iterdir())] == [
@@ -267,7 +271,7 @@ def test_an_interrupted_write_leaves_the_old_checkpoints(copy, model, monkeypatc
 
 def test_nothing_is_saved_when_training_ends():
     default = keras.callbacks.Callback.on_train_end
-    assert training.CheckpointCallback.on_train_end is default
+    assert checkpoints.CheckpointCallback.on_train_end is default
 
 
 @pytest.mark.parametrize(
@@ -281,44 +285,44 @@ def test_nothing_is_saved_when_training_ends():
 def test_another_recipe_is_refused(copy, model, change, message):
     entry = make_entry(**change)
     with pytest.raises(ValueError, match=message):
-        training.CheckpointCallback(copy, entry=entry).restore(model)
+        checkpoints.CheckpointCallback(copy, entry=entry).restore(model)
 
 
 def test_another_architecture_is_refused(copy, model):
-    entry = zoo.describe("pixelvae_digits")
+    entry = registry.describe("pixelvae_digits")
     with pytest.raises(ValueError, match="model.arguments.filters: 4 there, 16 here"):
-        training.CheckpointCallback(copy, entry=entry).restore(model)
+        checkpoints.CheckpointCallback(copy, entry=entry).restore(model)
 
 
 def test_a_run_without_decay_may_be_made_longer(tmp_path):
     constant = {"learning_rate_decay": {"schedule": "constant"}}
     entry, longer = make_entry(**constant), make_entry(**constant, epochs=9)
     model = build(entry)
-    callback = training.CheckpointCallback(tmp_path, entry=entry)
+    callback = checkpoints.CheckpointCallback(tmp_path, entry=entry)
     callback.set_model(model)
     callback.position = 7
     callback.on_epoch_end(0)
-    training.CheckpointCallback(tmp_path, entry=longer).restore(model)
+    checkpoints.CheckpointCallback(tmp_path, entry=longer).restore(model)
 
 
 def test_sigterm_saves_and_exits(tmp_path, model):
     model.optimizer.iterations.assign(6)
-    callback = training.CheckpointCallback(tmp_path, entry=make_entry())
+    callback = checkpoints.CheckpointCallback(tmp_path, entry=make_entry())
     callback.set_model(model)
     callback.on_train_begin()
-    with training._sigterm_calls(callback.stop):
+    with checkpoints.sigterm_calls(callback.stop):
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(SystemExit) as stopped:
             callback.on_train_batch_end(0)
     assert stopped.value.code == 0
-    assert training.checkpoints(tmp_path) == [tmp_path / "step-000000007"]
+    assert checkpoints.list_checkpoints(tmp_path) == [tmp_path / "step-000000007"]
 
 
 def test_no_checkpoint_of_a_state_that_is_not_finite(copy):
     entry = make_entry()
     model = build(entry)
     model.trainable_variables[0].assign(model.trainable_variables[0] * np.nan)
-    callback = training.CheckpointCallback(copy, entry=entry)
+    callback = checkpoints.CheckpointCallback(copy, entry=entry)
     callback.set_model(model)
     callback.position = 99
     before = sorted(copy.iterdir())
@@ -328,7 +332,7 @@ def test_no_checkpoint_of_a_state_that_is_not_finite(copy):
 
 
 def test_a_loss_that_is_not_finite_ends_training(model):
-    callback = training.RaiseOnNonFinite()
+    callback = checkpoints.RaiseOnNonFinite()
     callback.set_model(model)
     callback.on_train_batch_end(0, {"loss": 1.0})
     logs = {"loss": np.nan, "elbo": np.nan, "reconstruction": 3.0, "kl/z": np.nan}
@@ -364,7 +368,7 @@ def test_the_recipe_says_which_images_to_train_on(tmp_path):
     for split, in_all in (("train", 55_000), ("train+validation", 60_000)):
         recipe = make_entry(split=split).training
         try:
-            model = build(zoo.describe("vlae_mnist_dynamic"))
+            model = build(registry.describe("vlae_mnist_dynamic"))
             data = training._Data("mnist_dynamic", model, recipe, position=lambda: 0)
         except datasets.DatasetNotFoundError as error:
             pytest.skip(str(error))
@@ -374,7 +378,7 @@ def test_the_recipe_says_which_images_to_train_on(tmp_path):
 
 def test_compile_arguments():
     recipe = make_entry(free_bits_nats=0.5, beta_2=0.99, seed=7).training
-    arguments = training.compile_arguments(recipe, steps_per_epoch=STEPS)
+    arguments = recipes.compile_arguments(recipe, steps_per_epoch=STEPS)
     optimizer = arguments.pop("optimizer")
     assert isinstance(optimizer, keras.optimizers.Adam)
     assert (optimizer.beta_2, optimizer.use_ema, optimizer.ema_momentum) == (
@@ -399,14 +403,14 @@ def test_learning_rate_schedules(schedule, half):
     decay = {"schedule": schedule, "final_learning_rate": 0.001}
     changes = {"learning_rate": 0.01, "learning_rate_decay": decay}
     recipe = make_entry(**changes, optimizer="adamax").training
-    arguments = training.compile_arguments(recipe, steps_per_epoch=STEPS)
+    arguments = recipes.compile_arguments(recipe, steps_per_epoch=STEPS)
     optimizer = arguments["optimizer"]
     assert isinstance(optimizer, keras.optimizers.Adamax)
     end = 0.01 if schedule == "constant" else 0.001
     for step, expected in ((0, 0.01), (EPOCHS * STEPS // 2, half), (99, end)):
         optimizer.iterations.assign(step)
         np.testing.assert_allclose(optimizer.learning_rate, expected, rtol=1e-5)
-    still = training.compile_arguments(recipe)["optimizer"]
+    still = recipes.compile_arguments(recipe)["optimizer"]
     np.testing.assert_allclose(still.learning_rate, 0.01)
 
 
@@ -476,8 +480,8 @@ def test_another_dataset_gives_the_model_its_shape(tmp_path):
         verbose=0,
     )
     assert model.image_shape == (8, 8, 1)
-    assert training.num_steps(model) == 2
+    assert checkpoints.num_steps(model) == 2
     assert weights.is_local(model.zoo_entry.weights, folder=tmp_path / "run")
-    assert zoo.entry_of(model) == model.zoo_entry
+    assert registry.entry_of(model) == model.zoo_entry
     (tmp_path / "run" / "weights.h5").write_bytes(b"of a run that was continued")
-    assert zoo.entry_of(model).weights is None
+    assert registry.entry_of(model).weights is None

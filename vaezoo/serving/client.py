@@ -1,6 +1,6 @@
 """A client of a TensorFlow Serving server that serves an exported model.
 
-    client = vaezoo.client.Client("localhost:8500", "fame_cifar10")
+    client = vaezoo.Client("localhost:8500", "fame_cifar10")
     images = client.sample(16, seed=0)
 
 Its methods have the arguments and the results of the model's own.
@@ -44,7 +44,7 @@ class Client:
     its refusal tells. Until the timeout, a request is sent again while the server is
     away or too busy, and when the server refuses it for a rule that it keeps: it was
     merged with another's that does not. A row's answer is a function of its seed, so
-    that changes nothing. The logger `vaezoo.client` tells of each at level INFO.
+    that changes nothing. The logger `vaezoo.Client` tells of each at level INFO.
 
     Args:
         address: str, `HOST:PORT` of the server's gRPC port.

@@ -5,18 +5,18 @@ attribute `format = "vaezoo-1"`. Files are written to a temporary name and renam
 a reader finds a whole file or none, and are accepted by their SHA-256 only.
 """
 
-import contextlib
 import hashlib
 import http.client
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from vaezoo.files import atomic_path
+
 FORMAT = "vaezoo-1"
 
-PRETRAINED_FOLDER = Path(__file__).parent / "pretrained"
+PRETRAINED_FOLDER = Path(__file__).parents[1] / "pretrained"
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 30  # seconds without a byte
 
@@ -137,7 +137,7 @@ def fetch(info, *, folder=None):
     that downloads it.
 
     Args:
-        info: a `vaezoo.zoo.WeightsInfo`.
+        info: a `vaezoo.zoo.entries.WeightsInfo`.
         folder: where the file lies beside a run's entry.
 
     Returns:
@@ -200,34 +200,6 @@ def sha256(path):
     """The SHA-256 of a file, 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def atomic_path(path):
-    """A temporary path to write; renamed to `path` at the end, removed on an error.
-
-    Args:
-        path: the file that appears, whole, when the block ends without an error.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"A file must be written into an existing folder. Received: {str(path)!r}. "
-            "Create the folder first."
-        )
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    try:
-        yield name
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _arrays(path):
@@ -295,7 +267,7 @@ def _read_keras(model, path, partial):
         raise ValueError(
             f"A file that vaezoo did not write must be a Keras '*{suffix}' and fit the "
             f"whole model. Received: {str(path)!r}, partial={partial}. Load it with "
-            "`model.load_weights` and write it with `vaezoo.weights.write_weights`."
+            "`model.load_weights` and write it with `vaezoo.zoo.weights.write_weights`."
         )
     before = [_value(variable) for variable in model.weights]
     try:

@@ -9,19 +9,21 @@ import tensorflow as tf
 from scipy import stats
 
 import tiny
+from vaezoo.decoders.gated_pixelcnn import GatedPixelCNN
+from vaezoo.decoders.pixelcnn import PixelCNN
+from vaezoo.distributions import heads
 from vaezoo.distributions import images as image_distributions
-from vaezoo.layers.pixelcnn import GatedPixelCNN, PixelCNN
 
 SHAPE = (2, 2, 3)
 
 
 # network, head, arguments of the network
 DECODERS = {
-    "gated": (GatedPixelCNN, image_distributions.Bernoulli(3), {}),
-    "plain": (PixelCNN, image_distributions.Bernoulli(3), {}),
+    "gated": (GatedPixelCNN, heads.Bernoulli(3), {}),
+    "plain": (PixelCNN, heads.Bernoulli(3), {}),
     "fame": (
         PixelCNN,
-        image_distributions.Categorical(3, levels=2),
+        heads.Categorical(3, levels=2),
         {"block_size": 2, "normalized": False},
     ),
 }
@@ -91,7 +93,7 @@ def test_sample_shapes(tiny_image):
 def test_bernoulli_head_is_stable_and_differentiable():
     """Extreme logits give finite nats and finite gradients."""
     logits = tf.constant([[-200.0], [200.0], [0.0]])
-    head = image_distributions.Bernoulli(1)
+    head = heads.Bernoulli(1)
     for value in (0.0, 1.0):
         with tf.GradientTape() as tape:
             tape.watch(logits)
@@ -103,7 +105,7 @@ def test_bernoulli_head_is_stable_and_differentiable():
 
 def test_categorical_head_scores_what_it_draws():
     """Inverse CDF: the share of a grid of uniforms that gives a level is its mass."""
-    head = image_distributions.Categorical(3, levels=5)
+    head = heads.Categorical(3, levels=5)
     params = tf.random.stateless_normal([1, 15], seed=[0, 0]) * 2
     logits = params.numpy().reshape(5, 3)  # output k: level k // 3 of channel k mod 3
     mass = np.exp(logits) / np.exp(logits).sum(0)
@@ -128,7 +130,7 @@ def test_categorical_head_scores_what_it_draws():
 @pytest.mark.parametrize("logit", [-300.0, 0.0, 300.0])
 def test_categorical_head_at_the_ends(logit):
     """A uniform of 0 or just below 1 draws a level of the range, whatever the mass."""
-    head = image_distributions.Categorical(1, levels=256)
+    head = heads.Categorical(1, levels=256)
     params = tf.concat([tf.fill([1, 1], logit), tf.zeros([1, 255])], axis=1)
     for uniform in (0.0, float(np.nextafter(np.float32(1), np.float32(0)))):
         drawn = head.draw(
@@ -144,14 +146,14 @@ def test_categorical_head_at_the_ends(logit):
 
 
 def test_uniform_categorical_is_eight_bits_a_dimension():
-    head = image_distributions.Categorical(3)
+    head = heads.Categorical(3)
     nats = head.log_prob(tf.zeros([1, 768]), tf.constant([[0.0, 128.0, 255.0]]))
     assert float(nats[0]) / (3 * math.log(2)) == pytest.approx(-8.0)
 
 
 def test_temperature_sharpens():
     """Logits / T: cold draws are the likely ones, hot draws are fair coins."""
-    head = image_distributions.Bernoulli(1)
+    head = heads.Bernoulli(1)
     uniforms = tf.random.stateless_uniform([20_000, 1], seed=[0, 0])
     for temperature in (0.25, 1.0, 4.0):
         draws = head.draw(
@@ -174,7 +176,7 @@ def test_independent_image_scores_what_it_draws():
     uniforms = tf.random.stateless_uniform([num, 8, 8, 1], seed=[5, 5])
     repeated = image_distributions.IndependentImage(
         tf.repeat(distribution.params(None), num, axis=0),
-        image_distributions.Bernoulli(1),
+        heads.Bernoulli(1),
         image_shape=model.image_shape,
     )
     draws = repeated.draw(uniforms).numpy()

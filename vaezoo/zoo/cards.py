@@ -1,6 +1,6 @@
 """Markdown made from the zoo: the README's table, and a card for each entry.
 
-`python -m vaezoo.cards` rewrites both in a checkout. A number of a paper is shown
+`python -m vaezoo.zoo.cards` rewrites both in a checkout. A number of a paper is shown
 beside ours, never instead of it.
 """
 
@@ -8,9 +8,10 @@ import math
 import sys
 from pathlib import Path
 
-from vaezoo import units, zoo
+from vaezoo import units
+from vaezoo.zoo import registry
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BEGIN = "<!-- zoo:begin -->"
 END = "<!-- zoo:end -->"
 
@@ -22,7 +23,7 @@ def markdown_table(entries):
     """The README's table of the zoo.
 
     Args:
-        entries: a list of `vaezoo.zoo.ZooEntry`.
+        entries: a list of `vaezoo.zoo.entries.ZooEntry`.
 
     Returns:
         A str of Markdown, a row an entry.
@@ -55,7 +56,7 @@ def card(entry):
     """The card of one entry.
 
     Args:
-        entry: a `vaezoo.zoo.ZooEntry`.
+        entry: a `vaezoo.zoo.entries.ZooEntry`.
 
     Returns:
         A str of Markdown.
@@ -112,7 +113,7 @@ def main():
     readme = ROOT / "README.md"
     if not readme.is_file():
         sys.exit(f"The cards are written in a checkout of vaezoo; {readme} is missing.")
-    entries = [zoo.describe(name) for name in zoo.list_models()]
+    entries = [registry.describe(name) for name in registry.list_models()]
     text = readme.read_text(encoding="utf-8")
     readme.write_text(readme_with_table(text, entries), encoding="utf-8")
     folder = ROOT / "docs" / "cards"

@@ -16,7 +16,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 import exports
 import tiny
 from exports import FRESH, MANIFEST, in_python, inputs_for, run_alone
-from vaezoo import provenance, row_seeds, saved_model, zoo
+from vaezoo import row_seeds
+from vaezoo.serving import saved_model
+from vaezoo.zoo import entries, provenance, registry
 
 pytestmark = pytest.mark.filterwarnings("ignore:The export has no TF Serving warm-up")
 
@@ -155,7 +157,7 @@ FOREIGN = re.compile("Py|File|Reader|Dataset|Rpc|Send|Recv|Print|Summary")
 
 def assert_holds_no_path_and_no_training_state(model, folder):
     content = (folder / "saved_model.pb").read_bytes()
-    for text in (Path(saved_model.__file__).parents[1], os.getcwd(), sys.prefix):
+    for text in (Path(saved_model.__file__).parents[2], os.getcwd(), sys.prefix):
         assert str(text).encode() not in content
     assert b".py" not in content and b"PyFunc" not in content
     (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
@@ -388,7 +390,7 @@ def test_jit_equals_python_and_takes_no_rows(tmp_path, name):
 
 
 def test_zoo_entry_and_warmup_requests_travel_along(tmp_path):
-    model = zoo.load("pixelvae_digits", weights=None)
+    model = registry.load("pixelvae_digits", weights=None)
     try:
         from tensorflow_serving.apis import prediction_log_pb2
     except ImportError:
@@ -405,15 +407,15 @@ def test_zoo_entry_and_warmup_requests_travel_along(tmp_path):
         assert request.model_spec.name == "m"
         inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
         tf.saved_model.load(str(path)).signatures["encode"](**inputs)
-    copy = zoo.entry_from_file(path / "assets.extra" / zoo.ENTRY_FILE)
+    copy = entries.entry_from_file(path / "assets.extra" / entries.ENTRY_FILE)
     untrained = {"weights": None, "measured": [], "status": "untrained"}
-    expected = zoo.describe("pixelvae_digits").model_copy(update=untrained)
+    expected = registry.describe("pixelvae_digits").model_copy(update=untrained)
     assert copy.model_dump() == expected.model_dump()
 
 
 def test_warmup_requests_have_the_sizes_of_the_kit(model, tmp_path):
     """XLA compiles each size anew: all that the server merges requests to."""
-    config = Path(__file__).parents[1] / "export" / "batching.config"
+    config = Path(__file__).parents[2] / "export" / "batching.config"
     sizes = re.findall(r"^allowed_batch_sizes: (\d+)", config.read_text(), re.MULTILINE)
     assert tuple(map(int, sizes)) == saved_model.BATCH_SIZES
     largest = re.search(r"^max_batch_size { value: (\d+) }", config.read_text(), re.M)
@@ -433,13 +435,15 @@ def test_warmup_requests_have_the_sizes_of_the_kit(model, tmp_path):
 
 def test_figures_travel_with_the_weights_they_are_of(tmp_path):
     """Those of the zoo's weights are not given to a model that was trained further."""
-    model = zoo.load("pixelvae_digits")
-    expected = zoo.describe("pixelvae_digits").model_dump(mode="json")["measured"]
+    model = registry.load("pixelvae_digits")
+    expected = registry.describe("pixelvae_digits").model_dump(mode="json")["measured"]
     assert expected
     for version in (1, 2):
         path = export(model, tmp_path / str(version), signatures=["log_likelihood"])
         manifest = json.loads((path / MANIFEST).read_text())
-        entry = zoo.entry_from_file(path / saved_model.EXTRA_FOLDER / zoo.ENTRY_FILE)
+        entry = entries.entry_from_file(
+            path / saved_model.EXTRA_FOLDER / entries.ENTRY_FILE
+        )
         assert manifest["zoo_entry"] == "pixelvae_digits"
         assert manifest["measured"] == expected
         assert entry.model_dump(mode="json")["measured"] == expected

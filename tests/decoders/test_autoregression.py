@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 import tiny
-from vaezoo.layers.pixelcnn import GatedPixelCNN, PixelCNN
+from vaezoo.decoders.gated_pixelcnn import GatedPixelCNN
+from vaezoo.decoders.pixelcnn import PixelCNN
 
 NETWORK = {
     "num_colours": 1,

@@ -3,71 +3,28 @@
 import contextlib
 import csv
 import ctypes
-import math
-import os
 import re
-import shutil
-import signal
 import tempfile
-import threading
-import time
-import warnings
-import zipfile
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from vaezoo import datasets, models, profiling, strategies, zoo
-from vaezoo import weights as weights_lib
+from vaezoo import checks, datasets, models, strategies
+from vaezoo.files import atomic_path
+from vaezoo.training import profiling
+from vaezoo.training.checkpoints import (
+    CheckpointCallback,
+    RaiseOnNonFinite,
+    list_checkpoints,
+    sigterm_calls,
+)
+from vaezoo.zoo import entries, registry
+from vaezoo.zoo import weights as weights_lib
+from vaezoo.zoo.recipes import compile_arguments
 
 WEIGHTS_FILE = "weights.h5"
 _CHECKPOINTS = "checkpoints"
-_STATE_FILE = "state.npz"
-_IDENTITY = {"name", "model", "dataset", "training"}  # what a run cannot change
-
-
-def compile_arguments(recipe, *, steps_per_epoch=None):
-    """Turns a recipe into the arguments of `VAE.compile`.
-
-    Args:
-        recipe: a `vaezoo.zoo.Recipe`.
-        steps_per_epoch: int, over which the learning rate decays with the recipe's
-            epochs; None keeps it at its first value.
-
-    Returns:
-        A dict.
-    """
-    decay = recipe.learning_rate_decay
-    learning_rate = recipe.learning_rate
-    if decay.schedule != "constant" and steps_per_epoch is not None:
-        steps = recipe.epochs * steps_per_epoch
-        final = decay.final_learning_rate
-        if decay.schedule == "cosine":
-            learning_rate = keras.optimizers.schedules.CosineDecay(
-                recipe.learning_rate, steps, alpha=final / recipe.learning_rate
-            )
-        else:
-            learning_rate = keras.optimizers.schedules.PolynomialDecay(
-                recipe.learning_rate, steps, end_learning_rate=final, power=1.0
-            )
-    optimizers = {"adam": keras.optimizers.Adam, "adamax": keras.optimizers.Adamax}
-    averaging = {}
-    if recipe.ema_momentum is not None:
-        averaging = {"use_ema": True, "ema_momentum": recipe.ema_momentum}
-    clip = recipe.gradient_clip
-    return {
-        "optimizer": optimizers[recipe.optimizer](
-            learning_rate, beta_2=recipe.beta_2, **averaging
-        ),
-        "kl_warmup_steps": recipe.kl_warmup_steps,
-        "kl_warmup_start": recipe.kl_warmup_start,
-        "free_bits_nats": recipe.free_bits_nats,
-        "soft_free_bits_nats": recipe.soft_free_bits_nats,
-        "gradient_clip": None if clip is None else clip.model_dump(),
-        "seed": recipe.seed,
-    }
 
 
 def train(
@@ -97,7 +54,7 @@ def train(
     that was not interrupted. SIGTERM saves a checkpoint and exits with status 0.
 
     Args:
-        name_or_entry: a name of the zoo, a run folder, or a `vaezoo.zoo.ZooEntry`.
+        name_or_entry: a name of the zoo, a run folder, or a `ZooEntry`.
         out: the run folder; made if it is not there.
         dataset: None for the entry's; else the name of another. The model takes its
             image shape, or, for `image_folder:PATH`, the images take the model's.
@@ -150,7 +107,7 @@ def train(
         _check_run_folder(out, resume=resume)
 
     recipe = entry.fine_tune if init == "zoo" else entry.training
-    _at_least_one("epochs", epochs)
+    checks.integer("epochs", epochs, optional=True)
     changes = {"epochs": epochs, "seed": seed, "precision": precision}
     changes = {key: value for key, value in changes.items() if value is not None}
     recipe = type(recipe).model_validate(recipe.model_dump() | changes)
@@ -168,7 +125,7 @@ def train(
     keras.utils.set_random_seed(recipe.seed)
     with strategy.scope(), _dtype_policy(recipe.precision):
         if init == "zoo":
-            model = zoo.load(source, image_shape=shape)
+            model = registry.load(source, image_shape=shape)
         else:
             model_class = models.get_class(run.model.class_name)
             model = model_class(**run.model.arguments)
@@ -179,13 +136,13 @@ def train(
         )
         model.optimizer.build(model.trainable_variables)
 
-    with _lost_workers_named(strategy), _sigterm_calls(checkpoint.stop):
+    with _lost_workers_named(strategy), sigterm_calls(checkpoint.stop):
         if resume:
             checkpoint.restore(model)
         model.zoo_entry = run
         callbacks = []
         if is_chief:
-            zoo.write_entry(run, out / zoo.ENTRY_FILE)
+            entries.write_entry(run, out / entries.ENTRY_FILE)
             epoch = checkpoint.position // data.steps_per_epoch
             callbacks = _logs(out, first_epoch=epoch, profile=profile)
         _fit(
@@ -203,14 +160,14 @@ def train(
 
 def _write_results(model, out):
     path = weights_lib.write_weights(model, out / WEIGHTS_FILE)
-    info = zoo.WeightsInfo(
+    info = entries.WeightsInfo(
         file=path.name,
         bytes=path.stat().st_size,
         sha256=weights_lib.sha256(path),
     )
     entry = model.zoo_entry.model_copy(update={"weights": info, "status": "partial"})
-    zoo.write_entry(entry, out / zoo.ENTRY_FILE)
-    model.zoo_entry = zoo.describe(out)
+    entries.write_entry(entry, out / entries.ENTRY_FILE)
+    model.zoo_entry = registry.describe(out)
 
 
 def keep_freed_memory():
@@ -229,185 +186,6 @@ def keep_freed_memory():
     mallopt(mmap_max, 0)
 
 
-class CheckpointCallback(keras.callbacks.Callback):
-    """Saves what training needs to continue exactly: weights and optimizer state.
-
-    A checkpoint is a folder `step-N`, N the number of optimizer steps done. It is
-    written under another name and renamed, so it is whole or not there; the newest two
-    are kept. With `use_ema`, the raw weights are saved, and their averages with the
-    optimizer. Nothing is saved when training ends: Keras has then put the averages
-    into the model. Of several workers the first saves.
-
-    Args:
-        folder: where checkpoints are; made if it is not there.
-        entry: the `vaezoo.zoo.ZooEntry` that is trained; stored beside the state, and
-            compared with when a state is restored.
-        every_steps: save every so many steps; None for no such rule.
-        every_minutes: save every so many minutes; None for no such rule.
-
-    Attributes:
-        position: number of steps done. Unlike `optimizer.iterations` it stands still
-            during a step, in which Keras draws the next batch.
-    """
-
-    def __init__(self, folder, *, entry, every_steps=None, every_minutes=None):
-        super().__init__()
-        self._folder = Path(folder)
-        self._entry = entry
-        self._every_steps = _at_least_one("every_steps", every_steps)
-        self._every_seconds = math.inf if every_minutes is None else every_minutes * 60
-        self.position = 0
-        self._saved_position = None
-        self._saved_at = time.monotonic()
-        self._stop = False
-
-    def stop(self):
-        """Saves at the end of the current step, and exits the process with status 0.
-
-        So do all workers when one of them is told to.
-        """
-        self._stop = True
-
-    def on_train_begin(self, logs=None):
-        self.position = num_steps(self.model)
-        self._saved_at = time.monotonic()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.position += 1
-        strategy = self.model.distribute_strategy
-        self._stop = strategies.any_worker(strategy, self._stop)
-        if (
-            self._stop
-            or (self._every_steps and self.position % self._every_steps == 0)
-            or time.monotonic() - self._saved_at >= self._every_seconds
-        ):
-            self._save()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._save()
-
-    def restore(self, model):
-        """Restores the newest whole checkpoint, if there is any, and `position`.
-
-        Of several workers the first reads it and the others are told.
-
-        Args:
-            model: a `VAE` that is compiled, its optimizer built.
-
-        Raises:
-            ValueError: the checkpoint is of another model, dataset or recipe; the
-                message names the differences.
-        """
-        variables = _state(model)
-        strategy = model.distribute_strategy
-        state = self._read(variables) if strategies.is_chief(strategy) else None
-        if not strategies.any_worker(strategy, state is not None):
-            return
-        if state is None:
-            state = {key: np.zeros(v.shape, v.dtype) for key, v in variables.items()}
-        arrays = strategies.from_chief(strategy, list(state.values()))
-        for variable, array in zip(variables.values(), arrays, strict=True):
-            variable.assign(array)
-        self.position = num_steps(model)
-
-    def _read(self, variables):
-        """The newest whole state, arrays by the keys of `variables`, or `None`."""
-        for path in reversed(checkpoints(self._folder)):
-            try:
-                saved = zoo.entry_from_file(path / zoo.ENTRY_FILE)
-                with np.load(path / _STATE_FILE, allow_pickle=False) as file:
-                    state = {key: file[key] for key in file.files}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                warnings.warn(
-                    f"The checkpoint {str(path)!r} cannot be read and is passed over "
-                    f"for an older one: {error}",
-                    stacklevel=2,
-                )
-                continue
-            _check_same_run(saved, self._entry, path)
-            shapes = {key: array.shape for key, array in state.items()}
-            if shapes != {key: tuple(v.shape) for key, v in variables.items()}:
-                raise ValueError(
-                    f"A checkpoint must hold the variables of the model and its "
-                    f"optimizer. Received: {str(path)!r}, which has others. It may be "
-                    f"of another version of vaezoo; train into a new folder."
-                )
-            return {key: state[key] for key in variables}
-        return None
-
-    def _save(self):
-        if self.position != self._saved_position:
-            if strategies.is_chief(self.model.distribute_strategy):
-                self._write()
-            self._saved_position = self.position
-            self._saved_at = time.monotonic()
-        if self._stop:
-            raise SystemExit(0)
-
-    def _write(self):
-        state = {
-            key: tf.convert_to_tensor(variable).numpy()
-            for key, variable in _state(self.model).items()
-        }
-        if not all(np.all(np.isfinite(array)) for array in state.values()):
-            raise FloatingPointError(
-                f"Weights and optimizer state must be finite to be saved. Received: "
-                f"others, after step {self.position}. {_AFTER_DIVERGENCE}"
-            )
-        name = f"step-{self.position:09d}"
-        temporary = self._folder / f".{name}"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self._folder.glob(".step-*"):
-                shutil.rmtree(leftover)
-            temporary.mkdir()
-            with open(temporary / _STATE_FILE, "wb") as file:
-                np.savez(file, **state)
-                file.flush()
-                os.fsync(file.fileno())
-            zoo.write_entry(self._entry, temporary / zoo.ENTRY_FILE)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise OSError(
-                f"A checkpoint must be written whole. Received: {error}, after step "
-                f"{self.position}. The checkpoints saved before are whole: make room, "
-                "and continue with resume=True (--resume)."
-            ) from error
-        final = self._folder / name
-        if final.exists():  # it could not be read, and was passed over
-            shutil.rmtree(final)
-        os.rename(temporary, final)
-        kept = [path for path in checkpoints(self._folder) if path.name <= name][-2:]
-        for path in checkpoints(self._folder):
-            if path not in kept:
-                shutil.rmtree(path)
-
-
-_AFTER_DIVERGENCE = (
-    "The checkpoints saved before are whole. Train anew with a lower learning rate."
-)
-
-
-class RaiseOnNonFinite(keras.callbacks.Callback):
-    """Ends training with an error as soon as the loss is not finite.
-
-    Keras's `TerminateOnNaN` ends it as if it were done, and the run would then write
-    its weights.
-    """
-
-    def on_train_batch_end(self, batch, logs=None):
-        logs = logs or {}
-        if math.isfinite(logs.get("loss", 0.0)):
-            return
-        names = [name for name, value in logs.items() if not math.isfinite(value)]
-        terms = [n for n in names if n == "reconstruction" or n.startswith("kl/")]
-        raise FloatingPointError(
-            f"The training loss must be finite. Received: loss={logs['loss']} after "
-            f"step {num_steps(self.model)}, where {' and '.join(terms or names)} is "
-            f"not finite. {_AFTER_DIVERGENCE}"
-        )
-
-
 @contextlib.contextmanager
 def _lost_workers_named(strategy):
     """Says what it means when a collective operation fails."""
@@ -423,16 +201,6 @@ def _lost_workers_named(strategy):
             "the same arguments and resume=True (--resume): they go on from the last "
             "checkpoint."
         ) from error
-
-
-def checkpoints(folder):
-    """Lists the checkpoints in a folder, oldest first, as paths."""
-    return sorted(Path(folder).glob("step-*"))
-
-
-def num_steps(model):
-    """Returns the number of steps that the model's optimizer has done, an int."""
-    return int(tf.convert_to_tensor(model.optimizer.iterations).numpy())
 
 
 class _Data:
@@ -496,10 +264,10 @@ def _logs(out, *, first_epoch, profile):
 
 def _entry_and_source(name_or_entry):
     """The entry, and what `zoo.load` finds it by."""
-    if not isinstance(name_or_entry, zoo.ZooEntry):
-        return zoo.describe(name_or_entry), name_or_entry
+    if not isinstance(name_or_entry, entries.ZooEntry):
+        return registry.describe(name_or_entry), name_or_entry
     path = name_or_entry.path
-    is_run = path is not None and path.name == zoo.ENTRY_FILE
+    is_run = path is not None and path.name == entries.ENTRY_FILE
     return name_or_entry, path.parent if is_run else name_or_entry.name
 
 
@@ -527,7 +295,7 @@ def _run_entry(entry, recipe, dataset, shape, init, out):
         )
     weights, status = None, "untrained"
     if (out / WEIGHTS_FILE).exists():
-        old = zoo.describe(out)
+        old = registry.describe(out)
         weights, status = old.weights, old.status
     return entry.model_copy(
         update={
@@ -544,7 +312,7 @@ def _run_entry(entry, recipe, dataset, shape, init, out):
 
 def _check_run_folder(out, *, resume):
     """Make the run's folder, or say why it cannot be one."""
-    saved = bool(checkpoints(out / _CHECKPOINTS))
+    saved = bool(list_checkpoints(out / _CHECKPOINTS))
     finished = (out / WEIGHTS_FILE).exists()
     if (saved or finished) and not resume:
         raise FileExistsError(
@@ -567,51 +335,6 @@ def _check_run_folder(out, *, resume):
         ) from error
 
 
-def _state(model):
-    """The variables of a model and its training, by position."""
-    groups = {
-        "model": model.weights,
-        "optimizer": model.optimizer.variables,
-        "training": model.training_variables,
-    }
-    return {
-        f"{group}-{i:05d}": variable
-        for group, variables in groups.items()
-        for i, variable in enumerate(variables)
-    }
-
-
-def _check_same_run(saved, entry, path):
-    saved = _leaves(saved.model_dump(include=_IDENTITY))
-    entry = _leaves(entry.model_dump(include=_IDENTITY))
-    # A learning rate that does not decay does not depend on the number of epochs.
-    if saved.get("training.learning_rate_decay.schedule") == "constant":
-        saved.pop("training.epochs"), entry.pop("training.epochs")
-    differences = [
-        f"  {key}: {saved.get(key)!r} there, {entry.get(key)!r} here"
-        for key in {**saved, **entry}
-        if saved.get(key) != entry.get(key)
-    ]
-    if differences:
-        raise ValueError(
-            f"A run must be resumed with the model and the recipe that it was started "
-            f"with. Received: {str(path)!r}, which has another\n"
-            + "\n".join(differences)
-            + "\nGive the same arguments, or train into a new folder."
-        )
-
-
-def _leaves(tree, prefix=""):
-    leaves = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= _leaves(value, f"{prefix}{key}.")
-        else:
-            value = list(value) if isinstance(value, tuple) else value
-            leaves[f"{prefix}{key}"] = value
-    return leaves
-
-
 def _forget_epochs(path, first_epoch):
     """Removes from a CSV log the epochs that will be trained (again)."""
     if not path.exists():
@@ -619,19 +342,9 @@ def _forget_epochs(path, first_epoch):
     with open(path, newline="") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     rows = [r for r in rows if len(r) == len(header) and int(r[0]) < first_epoch]
-    with weights_lib.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         with open(temporary, "w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([header, *rows])
-
-
-def _at_least_one(name, value):
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int) or value < 1
-    ):
-        raise ValueError(
-            f"{name} must be a positive integer or None. Received: {name}={value!r}."
-        )
-    return value
 
 
 @contextlib.contextmanager
@@ -643,15 +356,3 @@ def _dtype_policy(name):
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-@contextlib.contextmanager
-def _sigterm_calls(function):
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: function())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

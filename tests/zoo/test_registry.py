@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 import vaezoo
-from vaezoo import cards, models, weights, zoo
+from vaezoo import models
+from vaezoo.zoo import cards, entries, registry, weights
 
-DIGITS = zoo.CONFIG_FOLDER / "pixelvae_digits.yaml"
+DIGITS = registry.CONFIG_FOLDER / "pixelvae_digits.yaml"
 MEASUREMENT = {
     "metric": "log_likelihood",
     "value": -12.5,
@@ -31,11 +32,11 @@ MEASUREMENT = {
 def configs(tmp_path, monkeypatch):
     """A zoo of copies of the entries, untrained and tiny that of the digits."""
     folder = tmp_path / "zoo_configs"
-    shutil.copytree(zoo.CONFIG_FOLDER, folder)
-    monkeypatch.setattr(zoo, "CONFIG_FOLDER", folder)
+    shutil.copytree(registry.CONFIG_FOLDER, folder)
+    monkeypatch.setattr(registry, "CONFIG_FOLDER", folder)
     monkeypatch.setattr(weights, "PRETRAINED_FOLDER", tmp_path / "pretrained")
     tiny = {"latent_size": 2, "filters": 4, "num_layers": 1}
-    arguments = zoo.entry_from_file(DIGITS).model.arguments | tiny
+    arguments = entries.entry_from_file(DIGITS).model.arguments | tiny
     model = {"class": "PixelVAE", "arguments": arguments}
     entry_with(folder / DIGITS.name, model=model)
     return folder
@@ -43,7 +44,7 @@ def configs(tmp_path, monkeypatch):
 
 def entry_with(path, **changes):
     """Write an untrained copy of the digits entry with changed keys."""
-    content = yaml.safe_load((zoo.CONFIG_FOLDER / DIGITS.name).read_text())
+    content = yaml.safe_load((registry.CONFIG_FOLDER / DIGITS.name).read_text())
     content |= {"name": path.stem, "weights": None, "measured": []}
     content |= {"status": "untrained"} | changes
     content = {key: value for key, value in content.items() if value is not ...}
@@ -54,9 +55,9 @@ def entry_with(path, **changes):
 # Entries.
 
 
-@pytest.mark.parametrize("name", zoo.list_models())
+@pytest.mark.parametrize("name", registry.list_models())
 def test_every_entry_is_sound(name):
-    entry = zoo.describe(name)
+    entry = registry.describe(name)
     assert name.endswith(f"_{entry.dataset}")
     signature = inspect.signature(models.get_class(entry.model.class_name))
     assert set(entry.model.arguments) <= set(signature.parameters)
@@ -67,33 +68,35 @@ def test_every_entry_is_sound(name):
 def test_list_models_is_in_natural_order(configs):
     for name in ("net10_digits", "net9_digits", "net_digits"):
         entry_with(configs / f"{name}.yaml")
-    names = zoo.list_models("net*_digits")
+    names = registry.list_models("net*_digits")
     assert names == ["net9_digits", "net10_digits", "net_digits"]
 
 
 def test_list_models_filters(configs):
-    assert zoo.list_models(dataset="digits") == ["pixelvae_digits"]
-    assert zoo.list_models("*_digits", model="PixelVAE") == ["pixelvae_digits"]
-    assert zoo.list_models(model="Nothing") == []
-    trained, untrained = (zoo.list_models(trained=value) for value in (True, False))
-    assert sorted(trained + untrained) == sorted(zoo.list_models())
+    assert registry.list_models(dataset="digits") == ["pixelvae_digits"]
+    assert registry.list_models("*_digits", model="PixelVAE") == ["pixelvae_digits"]
+    assert registry.list_models(model="Nothing") == []
+    trained, untrained = (
+        registry.list_models(trained=value) for value in (True, False)
+    )
+    assert sorted(trained + untrained) == sorted(registry.list_models())
     assert "pixelvae_digits" in untrained
 
 
 def test_an_unknown_name_suggests_near_ones():
     with pytest.raises(ValueError) as error:
-        zoo.describe("pixelvae_mnist_statc")
+        registry.describe("pixelvae_mnist_statc")
     assert "Did you mean 'pixelvae_mnist_static'" in str(error.value)
     assert "vaezoo list" in str(error.value)
     with pytest.raises(ValueError, match="'xyz'. `vaezoo list`"):
-        zoo.describe("xyz")
+        registry.describe("xyz")
 
 
 def test_a_folder_without_an_entry(tmp_path):
     with pytest.raises(ValueError, match="must hold entry.yaml"):
-        zoo.describe(tmp_path)
+        registry.describe(tmp_path)
     with pytest.raises(ValueError, match="must hold entry.yaml"):
-        zoo.load(str(tmp_path / "none"))
+        registry.load(str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_a_folder_without_an_entry(tmp_path):
 def test_a_malformed_entry_names_file_and_key(tmp_path, changes, message):
     path = entry_with(tmp_path / "net_digits.yaml", **changes)
     with pytest.raises(ValueError, match=message) as error:
-        zoo.entry_from_file(path)
+        entries.entry_from_file(path)
     assert str(path) in str(error.value)
 
 
@@ -147,42 +150,42 @@ def test_malformed_yaml_names_file_and_line(tmp_path, text, message):
     path = tmp_path / "net.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        zoo.entry_from_file(path)
+        entries.entry_from_file(path)
     assert str(path) in str(error.value)
 
 
 def test_a_fine_tune_recipe_has_no_warm_up(tmp_path):
-    entry = zoo.entry_from_file(DIGITS)
+    entry = entries.entry_from_file(DIGITS)
     recipe = entry.fine_tune.model_dump() | {"kl_warmup_steps": 5}
     path = entry_with(tmp_path / "net_digits.yaml", fine_tune=recipe)
     with pytest.raises(ValueError, match="kl_warmup_steps"):
-        zoo.entry_from_file(path)
+        entries.entry_from_file(path)
 
 
 def test_an_entry_written_reads_back(tmp_path):
-    for name in zoo.list_models():
-        entry = zoo.describe(name)
+    for name in registry.list_models():
+        entry = registry.describe(name)
         path = tmp_path / f"{name}.yaml"
-        zoo.write_entry(entry, path)
-        assert zoo.entry_from_file(path).model_dump() == entry.model_dump()
+        entries.write_entry(entry, path)
+        assert entries.entry_from_file(path).model_dump() == entry.model_dump()
 
 
 def test_a_malformed_entry_is_not_written(tmp_path):
-    entry = zoo.entry_from_file(DIGITS).model_copy(update={"status": "great"})
+    entry = entries.entry_from_file(DIGITS).model_copy(update={"status": "great"})
     with pytest.raises(ValueError, match="status"):
-        zoo.write_entry(entry, tmp_path / DIGITS.name)
+        entries.write_entry(entry, tmp_path / DIGITS.name)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", zoo.list_models())
+@pytest.mark.parametrize("name", registry.list_models())
 def test_every_entry_builds_and_its_weights_come_back(name, tmp_path):
     model = vaezoo.load(name, weights=None)
     path = weights.write_weights(model, tmp_path / "w.h5")
     assert_same_weights(vaezoo.load(name, weights=path), model)
 
 
-SHIPPED = [name for name in zoo.list_models() if zoo.describe(name).weights]
+SHIPPED = [name for name in registry.list_models() if registry.describe(name).weights]
 
 
 @pytest.mark.slow
@@ -211,7 +214,7 @@ def test_bounds_in_bfloat16_are_those_of_float32(name):
 
 def test_load_builds_and_compiles_by_the_recipe(configs):
     model = vaezoo.load("pixelvae_digits", weights=None)
-    entry = zoo.describe("pixelvae_digits")
+    entry = registry.describe("pixelvae_digits")
     assert model.built and model.compiled
     assert model.zoo_entry == entry
     assert model.image_shape == (8, 8, 1)
@@ -294,7 +297,7 @@ def test_a_bad_image_shape(image_shape):
 
 
 def test_an_entry_whose_model_cannot_be_built_is_named(configs):
-    entry = zoo.describe("pixelvae_digits")
+    entry = registry.describe("pixelvae_digits")
     arguments = entry.model.arguments | {"num_layers": 99}
     model = {"class": "PixelVAE", "arguments": arguments}
     path = entry_with(configs / "net_digits.yaml", model=model)
@@ -310,37 +313,37 @@ def test_installed_weights_load_and_the_old_ones_go(configs):
     text = text.replace("dataset:", "# A comment.\ndataset:  # another\n ")
     path.write_text(text.replace("weights: null", "weights: null  # none yet"))
 
-    first = zoo.install_weights(model, "pixelvae_digits")
+    first = registry.install_weights(model, "pixelvae_digits")
     assert re.fullmatch(r"pixelvae_digits-[0-9a-f]{8}\.h5", first.name)
-    entry = zoo.describe("pixelvae_digits")
+    entry = registry.describe("pixelvae_digits")
     assert entry.weights.file == first.name and entry.status == "partial"
-    assert zoo.list_models(trained=True, dataset="digits") == ["pixelvae_digits"]
+    assert registry.list_models(trained=True, dataset="digits") == ["pixelvae_digits"]
     for comment in ("# A comment.\ndataset:  # another", "# none yet"):
         assert comment in path.read_text()
     assert_same_weights(vaezoo.load("pixelvae_digits"), model, tolerance=1e-3)
 
-    zoo.append_measured(path, MEASUREMENT)
+    entries.append_measured(path, MEASUREMENT)
     variable = model.trainable_variables[0]
     variable.assign(variable + 1.0)
-    second = zoo.install_weights(model, "pixelvae_digits", status="reproduced")
+    second = registry.install_weights(model, "pixelvae_digits", status="reproduced")
     assert list(first.parent.iterdir()) == [second]
-    assert zoo.describe("pixelvae_digits").measured == []
+    assert registry.describe("pixelvae_digits").measured == []
 
     variable.assign(variable + 1.0)
     with pytest.raises(ValueError, match="status: .*'great'"):
-        zoo.install_weights(model, "pixelvae_digits", status="great")
+        registry.install_weights(model, "pixelvae_digits", status="great")
     assert list(first.parent.iterdir()) == [second]
-    assert zoo.describe("pixelvae_digits").weights.file == second.name
+    assert registry.describe("pixelvae_digits").weights.file == second.name
 
 
 def test_a_measurement_is_added_and_the_rest_of_the_file_stays(configs):
-    zoo.install_weights(initialized_model(), "pixelvae_digits")
+    registry.install_weights(initialized_model(), "pixelvae_digits")
     path = configs / DIGITS.name
     before = path.read_text()
-    zoo.append_measured(path, MEASUREMENT)
-    zoo.append_measured(path, MEASUREMENT | {"metric": "elbo", "value": -13.0})
-    zoo.append_measured(path, MEASUREMENT | {"value": -12.0})
-    entry = zoo.entry_from_file(path)
+    entries.append_measured(path, MEASUREMENT)
+    entries.append_measured(path, MEASUREMENT | {"metric": "elbo", "value": -13.0})
+    entries.append_measured(path, MEASUREMENT | {"value": -12.0})
+    entry = entries.entry_from_file(path)
     assert [(m.metric, m.value) for m in entry.measured] == [
         ("elbo", -13.0),
         ("log_likelihood", -12.0),
@@ -355,12 +358,12 @@ def test_a_malformed_measurement_changes_nothing(configs):
     before = path.read_text()
     with pytest.raises(ValueError, match="seed: Field required"):
         record = {k: v for k, v in MEASUREMENT.items() if k != "seed"}
-        zoo.append_measured(path, record)
+        entries.append_measured(path, record)
     with pytest.raises(ValueError, match="`measured` must be empty"):
-        zoo.append_measured(path, MEASUREMENT)
+        entries.append_measured(path, MEASUREMENT)
     assert path.read_text() == before
     assert {p.name for p in configs.iterdir()} == {
-        f"{name}.yaml" for name in zoo.list_models()
+        f"{name}.yaml" for name in registry.list_models()
     }
 
 
@@ -371,20 +374,22 @@ def test_a_malformed_measurement_changes_nothing(configs):
     not (cards.ROOT / "README.md").is_file(), reason="not in a checkout"
 )
 def test_the_readme_and_the_cards_are_fresh():
-    entries = [zoo.describe(name) for name in zoo.list_models()]
+    entries = [registry.describe(name) for name in registry.list_models()]
     readme = (cards.ROOT / "README.md").read_text(encoding="utf-8")
-    advice = "run `python -m vaezoo.cards`"
+    advice = "run `python -m vaezoo.zoo.cards`"
     assert cards.readme_with_table(readme, entries) == readme, advice
     folder = cards.ROOT / "docs" / "cards"
-    assert {path.stem for path in folder.glob("*.md")} == set(zoo.list_models()), advice
+    assert {path.stem for path in folder.glob("*.md")} == set(registry.list_models()), (
+        advice
+    )
     for entry in entries:
         written = (folder / f"{entry.name}.md").read_text(encoding="utf-8")
         assert written == cards.card(entry), advice
 
 
 def test_ours_stands_beside_the_papers():
-    entry = zoo.describe("pixelvae_mnist_static")
-    record = zoo.Measurement(**MEASUREMENT | {"value": -81.234})
+    entry = registry.describe("pixelvae_mnist_static")
+    record = entries.Measurement(**MEASUREMENT | {"value": -81.234})
     entry = entry.model_copy(update={"measured": [record]})
     for text in (cards.markdown_table([entry]), cards.card(entry)):
         assert "≤ 81.23 ± 0.1 nats (L_50, 360 images)" in text
@@ -394,9 +399,11 @@ def test_ours_stands_beside_the_papers():
 
 def test_ours_is_in_the_papers_unit():
     """8 bits for each of the 3,072 values of an image of 32x32x3."""
-    entry = zoo.describe("fame_cifar10")
+    entry = registry.describe("fame_cifar10")
     nats = -8 * 3072 * math.log(2)
-    record = zoo.Measurement(**MEASUREMENT | {"value": nats, "standard_error": 21.3})
+    record = entries.Measurement(
+        **MEASUREMENT | {"value": nats, "standard_error": 21.3}
+    )
     entry = entry.model_copy(update={"measured": [record]})
     for text in (cards.markdown_table([entry]), cards.card(entry)):
         assert "≤ 8.000 ± 0.01 bits/dim (L_50, 360 images)" in text

@@ -12,7 +12,8 @@ from pathlib import Path
 import tensorflow as tf
 
 import vaezoo
-from vaezoo import provenance, units, zoo
+from vaezoo import units
+from vaezoo.zoo import entries, provenance, registry
 
 EXTRA_FOLDER = "assets.extra"  # where TF Serving looks for what is not TensorFlow's
 MANIFEST_FILE = "manifest.json"
@@ -101,9 +102,9 @@ def export(
         )
         extra = folder / EXTRA_FOLDER
         extra.mkdir()
-        entry = zoo.entry_of(model)
+        entry = registry.entry_of(model)
         if entry is not None:
-            zoo.write_entry(entry, extra / zoo.ENTRY_FILE)
+            entries.write_entry(entry, extra / entries.ENTRY_FILE)
         manifest = {
             "vaezoo": vaezoo.__version__,
             "commit": provenance.commit(),

@@ -22,8 +22,9 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 import model_server
 import tiny
 from serving_double import serving
-from vaezoo import cli, plots, row_seeds, saved_model, strategies
-from vaezoo.client import Client
+from vaezoo import cli, plots, row_seeds, strategies
+from vaezoo.serving import saved_model
+from vaezoo.serving.client import Client
 
 K = 3
 LIMIT = 6
@@ -264,7 +265,7 @@ def test_others_who_break_the_rules_for_ever(folder, monkeypatch):
 
 def load_script():
     """The kit's load generator, which is a script and not of the package."""
-    path = Path(__file__).parents[1] / "export" / "load.py"
+    path = Path(__file__).parents[2] / "export" / "load.py"
     spec = importlib.util.spec_from_file_location("load", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules["load"] = module

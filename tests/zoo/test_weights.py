@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import tiny
-from vaezoo import weights
-from vaezoo.zoo import WeightsInfo
+from vaezoo.files import atomic_path
+from vaezoo.zoo import weights
+from vaezoo.zoo.entries import WeightsInfo
 
 
 def small_model(units=3, name=None):
@@ -82,7 +83,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     model = small_model()
     path = weights.write_weights(model, tmp_path / "w.h5")
     before = path.read_bytes()
-    with pytest.raises(ZeroDivisionError), weights.atomic_path(path) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
         open(temporary, "w").write("half")
         raise ZeroDivisionError
     assert path.read_bytes() == before

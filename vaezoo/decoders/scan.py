@@ -1,0 +1,199 @@
+"""Drawing an image pixel by pixel: the row-cached scan, and the naive one.
+
+`network.scanner(height, width, **conditioning)` is a network unrolled for sampling:
+effective weights and conditioning are computed once, then
+
+    context = scanner.first_row(batch)         # all that a row needs of those above
+    left = scanner.first_column(batch)         # activations to the left, all zero
+    pre = scanner.before_pixel(context, left, column)
+    params, activations = scanner.pixel(pre, x)
+    left = scanner.after_pixel(left, activations, x)
+    context = scanner.next_row(context, row, xs, activations)
+
+`pixel` alone is sequential layer by layer; everything else is one batched product
+for all layers of the same shape. A scan computes what one pass over the whole
+image computes: the tests hold every network to that.
+"""
+
+import tensorflow as tf
+
+
+def _draw_pixel(head, params_of, uniforms, temperature, known):
+    """Draw one pixel's channels in order; return them and `params_of`'s last extra.
+
+    `params_of(values)` gives the head's parameters from the channels drawn so far.
+    """
+    values = tf.zeros_like(uniforms[:, :1]) + tf.zeros([head.num_channels])
+    extra = None
+    for step in range(head.steps_per_pixel):
+        params, extra = params_of(head.normalize(values))
+        drawn = head.draw(
+            tf.cast(params, tf.float32),
+            uniforms,
+            values=values,
+            step=step,
+            temperature=temperature,
+        )
+        if known is not None:
+            pixel, fill = known
+            drawn = tf.where(fill, drawn, pixel)
+        values = drawn
+    return values, extra
+
+
+def _raster(images):
+    """`[batch, height, width, k]` to `[height, width, batch, k]`."""
+    return tf.transpose(images, [1, 2, 0, 3])
+
+
+def _prepare_known(known):
+    """Float values and a boolean "fill this in", both in raster order."""
+    if known is None:
+        return None
+    images, mask = known
+    return _raster(tf.cast(images, tf.float32)), _raster(tf.cast(mask, tf.bool))
+
+
+def row_cached_scan(network, head, uniforms, *, temperature, conditioning, known=None):
+    """Draw images pixel by pixel, computing nothing twice.
+
+    Cost: `height * width * head.steps_per_pixel` sequential steps, each of one
+    column of every layer; in all, about the multiplications of one pass of the
+    network over the image. Works in graph mode and under XLA.
+
+    Args:
+        network: a network with a `scanner` (see `vaezoo.decoders.pixelcnn`).
+        head: a likelihood head (see `vaezoo.distributions.images`).
+        uniforms: float32 `[batch, height, width, head.num_uniforms]`.
+        temperature: float32 `[batch, 1]`.
+        conditioning: dict of the network's keyword arguments.
+        known: `None`, or `(images, mask)` with images `[batch, height, width,
+            channels]` and a mask `[batch, height, width, 1]` of 1 where a pixel is
+            to be drawn; the others are forced to `images`.
+
+    Returns:
+        float32 levels `[batch, height, width, channels]`.
+    """
+    height, width = uniforms.shape[1:3]
+    batch = tf.shape(uniforms)[0]
+    static_batch = uniforms.shape[0]
+    scanner = network.scanner(height, width, **conditioning)
+    uniforms = _raster(uniforms)
+    known = _prepare_known(known)
+
+    def scan_row(row, context, rows):
+        row_uniforms = uniforms[row]
+        row_known = None if known is None else [part[row] for part in known]
+
+        def scan_pixel(column, left, values_row, activations_row):
+            pre = scanner.before_pixel(context, left, column)
+            values, activations = _draw_pixel(
+                head,
+                lambda x: scanner.pixel(pre, tf.cast(x, scanner.dtype)),
+                row_uniforms[column],
+                temperature,
+                None if known is None else [part[column] for part in row_known],
+            )
+            x = tf.cast(head.normalize(values), scanner.dtype)
+            left = scanner.after_pixel(left, activations, x)
+            values_row = values_row.write(column, values)
+            if scanner.keeps_activations:
+                activations_row = activations_row.write(column, activations)
+            return column + 1, left, values_row, activations_row
+
+        values_row = tf.TensorArray(
+            tf.float32, width, element_shape=[static_batch, head.num_channels]
+        )
+        activations_row = tf.TensorArray(
+            scanner.dtype,
+            width if scanner.keeps_activations else 0,
+            element_shape=[None, static_batch, scanner.filters]
+            if not scanner.keeps_activations
+            else [len(scanner.blocks), static_batch, scanner.filters],
+        )
+        _, _, values_row, activations_row = tf.while_loop(
+            lambda column, *_: column < width,
+            scan_pixel,
+            (0, scanner.first_column(batch), values_row, activations_row),
+            maximum_iterations=width,
+        )
+        values_row = values_row.stack()
+        xs = tf.cast(head.normalize(values_row), scanner.dtype)
+        activations = activations_row.stack() if scanner.keeps_activations else None
+        context = scanner.next_row(
+            context, row, tf.transpose(xs, [1, 0, 2]), activations
+        )
+        return row + 1, context, rows.write(row, values_row)
+
+    rows = tf.TensorArray(
+        tf.float32, height, element_shape=[width, static_batch, head.num_channels]
+    )
+    _, _, rows = tf.while_loop(
+        lambda row, *_: row < height,
+        scan_row,
+        (0, scanner.first_row(batch), rows),
+        maximum_iterations=height,
+    )
+    return tf.transpose(rows.stack(), [2, 0, 1, 3])
+
+
+def naive_scan(network, head, uniforms, *, temperature, conditioning, known=None):
+    """`row_cached_scan`, by one full pass of the network for every (sub-)pixel.
+
+    For tests and benchmarks: from the same noise it gives the same images, at
+    `height * width * head.steps_per_pixel` passes.
+    """
+    height, width = uniforms.shape[1:3]
+    shape = [uniforms.shape[0], height, width, head.num_channels]
+    uniforms_of = _raster(uniforms)
+    known = _prepare_known(known)
+
+    def scan_pixel(index, images):
+        row, column = index // width, index % width
+        here = tf.one_hot(index, height * width)
+        here = tf.reshape(here, [1, height, width, 1])
+
+        def params_of(x):
+            # `images` holds zeros from here on: the pixel so far is added in place.
+            inputs = head.normalize(images) * (1 - here) + x[:, None, None, :] * here
+            params = network(inputs, **conditioning)
+            return params[:, row, column], None
+
+        values, _ = _draw_pixel(
+            head,
+            params_of,
+            uniforms_of[row, column],
+            temperature,
+            None if known is None else [part[row, column] for part in known],
+        )
+        return index + 1, images + values[:, None, None, :] * here
+
+    images = tf.zeros_like(uniforms[..., :1]) + tf.zeros([head.num_channels])
+    _, images = tf.while_loop(
+        lambda index, _: index < height * width,
+        scan_pixel,
+        (0, tf.ensure_shape(images, shape)),
+        maximum_iterations=height * width,
+    )
+    return images
+
+
+def affine(layer):
+    """Effective `[channels, filters]` weights and bias of a 1x1 masked layer."""
+    kernel = layer.kernel()
+    return layer.centre_kernel(kernel), layer.static_term(kernel)
+
+
+def flatten_columns(left):
+    """`[..., columns, channels]` to `[..., columns * channels]`, leftmost first."""
+    shape = tf.shape(left)
+    size = left.shape[-2] * left.shape[-1]
+    return tf.reshape(left, tf.concat([shape[:-2], [size]], 0))
+
+
+def push(window, newest, *, axis):
+    """Drop the oldest entry of `window` along `axis` and append `newest`."""
+    if window.shape[axis] == 0:
+        return window
+    keep = [slice(None)] * axis + [slice(1, None)]
+    return tf.concat([window[tuple(keep)], tf.expand_dims(newest, axis)], axis)

@@ -1,0 +1,1 @@
+"""Exporting models, and asking a server that serves them."""

@@ -1,0 +1,1 @@
+"""Training a zoo entry into a run folder."""

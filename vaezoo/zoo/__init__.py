@@ -1,0 +1,1 @@
+"""The zoo: entries, recipes, weights, and the models that they make."""

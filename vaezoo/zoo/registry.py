@@ -1,0 +1,233 @@
+"""The zoo's models by name: listed, described and built.
+
+A run folder, which `vaezoo train` writes, can be given wherever a name can.
+"""
+
+import difflib
+import fnmatch
+import os
+import re
+import warnings
+from pathlib import Path
+
+from vaezoo.zoo import weights as weights_lib
+from vaezoo.zoo.entries import ENTRY_FILE, entry_from_file, rewrite
+
+_PACKAGED = Path(__file__).parents[1] / "zoo_configs"
+# An editable install leaves the files where the repository has them.
+CONFIG_FOLDER = (
+    _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "zoo_configs"
+)
+
+
+def list_models(pattern="*", *, dataset=None, model=None, trained=None):
+    """Names of the zoo's entries, in natural order.
+
+    Args:
+        pattern: a name with shell wildcards, as "*_mnist_*".
+        dataset: name of a dataset; only entries of it.
+        model: name of a model class, as "PixelVAE"; only entries of it.
+        trained: bool. Only entries that have, or have not, weights that load
+            without a network.
+
+    Returns:
+        A list of str.
+    """
+    names = (path.stem for path in CONFIG_FOLDER.glob("*.yaml"))
+    names = sorted(fnmatch.filter(names, pattern), key=_natural_key)
+    if dataset is None and model is None and trained is None:
+        return names
+
+    def is_wanted(entry):
+        return (
+            dataset in (None, entry.dataset)
+            and model in (None, entry.model.class_name)
+            and trained in (None, _is_trained(entry))
+        )
+
+    return [name for name in names if is_wanted(describe(name))]
+
+
+def describe(name_or_folder):
+    """The entry of a model of the zoo or of a run folder.
+
+    Args:
+        name_or_folder: a name of `list_models`, or the folder that `vaezoo train`
+            wrote.
+
+    Returns:
+        A `ZooEntry`.
+
+    Raises:
+        ValueError: if there is no such entry (near names are suggested), or if its
+            file is malformed (file and key are named).
+    """
+    name = os.fspath(name_or_folder)
+    known = list_models()
+    if isinstance(name_or_folder, str) and name in known:
+        return entry_from_file(CONFIG_FOLDER / f"{name}.yaml")
+    file = Path(name) / ENTRY_FILE
+    if file.is_file():
+        return entry_from_file(file)
+    if os.sep in name or Path(name).is_dir():
+        raise ValueError(
+            f"A run folder must hold {ENTRY_FILE}. Received: {name!r}, which does not. "
+            "Give a folder that `vaezoo train` wrote, or a name of the zoo."
+        )
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(
+        f"A model's name must be one of the zoo's. Received: {name!r}. {hint}"
+        "`vaezoo list`, or vaezoo.list_models(), gives all the names."
+    )
+
+
+def load(name_or_folder, *, weights="zoo", image_shape=None):
+    """Build and compile a model of the zoo, ready to sample, score, train and export.
+
+    With trained weights it is compiled to be fine-tuned; with `weights=None`, to be
+    trained from scratch by the entry's recipe.
+
+    Args:
+        name_or_folder: a name of `list_models`, or the folder of a run.
+        weights: "zoo" for the entry's own; `None` for none; or the path of a weight
+            file, of vaezoo or a Keras `.weights.h5`.
+        image_shape: `(height, width, channels)` other than the entry's. Weights that
+            still fit are kept; a warning lists those that are initialised anew.
+
+    Returns:
+        A compiled `vaezoo.models.vae.VAE`; its `zoo_entry` is the entry.
+
+    Raises:
+        ValueError: if there is no such entry, if the entry has no trained weights, or
+            if a weight file is corrupt or does not fit.
+        OSError: if a weight file is not there and cannot be downloaded.
+    """
+    entry = describe(name_or_folder)
+    path = weights
+    if weights == "zoo":
+        path = _trained_weights(entry, name_or_folder)
+
+    from vaezoo import models
+    from vaezoo.zoo import recipes
+
+    arguments = dict(entry.model.arguments)
+    if image_shape is not None:
+        arguments["image_shape"] = image_shape
+    try:
+        model = models.get_class(entry.model.class_name)(**arguments)
+    except Exception as error:
+        error.add_note(f"The model is that of the zoo entry {str(entry.path)!r}.")
+        raise
+
+    if path is not None:
+        usual_shape = tuple(entry.model.arguments.get("image_shape", ()))
+        is_reshaped = image_shape is not None and model.image_shape != usual_shape
+        left = weights_lib.read_weights(model, path, partial=is_reshaped)
+        if left:
+            warnings.warn(
+                f"{len(left)} of {len(model.weights)} variables of {entry.name!r} do "
+                f"not fit image_shape={model.image_shape} and are initialised anew: "
+                f"{', '.join(left)}. Fine-tune the model before using it.",
+                stacklevel=2,
+            )
+    recipe = entry.training if path is None else entry.fine_tune
+    model.compile(**recipes.compile_arguments(recipe))
+    model.zoo_entry = entry
+    return model
+
+
+def entry_of(model):
+    """The entry that tells the truth of a model as it is now.
+
+    Args:
+        model: a model of `load`, or any other.
+
+    Returns:
+        A `ZooEntry`, or `None` for a model that is not of the zoo. Where the weights
+        are not the entry's own (none were loaded, they were trained further, or
+        the images have another size), it has no weights and no measurements.
+    """
+    entry = getattr(model, "zoo_entry", None)
+    if entry is None or entry.weights is None:
+        return entry
+    image_shape = tuple(entry.model.arguments.get("image_shape", model.image_shape))
+    if image_shape == model.image_shape and _has_weights_of(model, entry):
+        return entry
+    changes = {"weights": None, "measured": [], "status": "untrained"}
+    return entry.model_copy(update=changes)
+
+
+def _has_weights_of(model, entry):
+    if not _is_trained(entry):
+        return False
+    try:
+        path = weights_lib.fetch(entry.weights, folder=_folder(entry))
+    except (OSError, ValueError):  # a run that was continued meanwhile, say
+        return False
+    return weights_lib.holds(path, model)
+
+
+def install_weights(model, name, *, status="partial"):
+    """Make a model's weights those of a zoo entry, stored as float16 in the package.
+
+    The entry's measurements, which were of other weights, are dropped. Reload the
+    entry to measure: the float16 weights are the ones to be scored.
+
+    Args:
+        model: a built model, as `load(name, weights=None)` builds it.
+        name: a name of `list_models`.
+        status: "partial" or "reproduced".
+
+    Returns:
+        The path of the new file of weights.
+
+    Raises:
+        ValueError: if the name, the model or the status is wrong for it.
+        OSError: if the package's folder cannot be written.
+    """
+    entry = describe(name)
+    folder = weights_lib.PRETRAINED_FOLDER
+    folder.mkdir(exist_ok=True)
+    temporary = folder / f".{entry.name}.h5"
+    weights_lib.write_weights(model, temporary, dtype="float16")
+    digest = weights_lib.sha256(temporary)
+    path = folder / f"{entry.name}-{digest[:8]}.h5"
+    info = {"file": path.name, "bytes": temporary.stat().st_size, "sha256": digest}
+    os.replace(temporary, path)
+    try:
+        rewrite(entry.path, {"weights": info, "measured": [], "status": status})
+    except BaseException:
+        if not entry.weights or entry.weights.file != path.name:
+            path.unlink()
+        raise
+    for old in folder.glob(f"{entry.name}-????????.h5"):
+        if old != path:
+            old.unlink()
+    return path
+
+
+def _trained_weights(entry, name_or_folder):
+    if entry.weights is None:
+        raise ValueError(
+            "An entry must have trained weights to be loaded with them. Received: "
+            f"{entry.name!r}, which has none. Train it, `vaezoo train {entry.name} "
+            "--out DIR`, and load DIR; or build it untrained, "
+            f"vaezoo.load({os.fspath(name_or_folder)!r}, weights=None)."
+        )
+    return weights_lib.fetch(entry.weights, folder=_folder(entry))
+
+
+def _is_trained(entry):
+    return entry.weights is not None and weights_lib.is_local(
+        entry.weights, folder=_folder(entry)
+    )
+
+
+def _folder(entry):
+    return None if entry.path is None else entry.path.parent
+
+
+def _natural_key(name):
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if part.isdigit() else part for part in parts]
