@@ -206,7 +206,8 @@ def train(strategy, name, options):
         model = tiny.build(name)
         model.compile(
             # Without its epsilon Adam takes rounding for a direction.
-            keras.optimizers.Adam(1e-3, epsilon=0.1, use_ema=True, ema_momentum=0.9),
+            keras.optimizers.Adam(1e-3, epsilon=0.1),
+            ema_momentum=0.9,
             kl_warmup_steps=8,
             gradient_clip={"by": "global_norm", "limit": 5.0, "unit": "per_image"},
             **options,

@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 
 import tiny
 from vaezoo.layers import ladder
+from vaezoo.models import batch_norm
 from vaezoo.models.fame import FAME
 
 GRAY = {"image_shape": (28, 28, 1), "levels": 2, "spatial": False}
@@ -165,7 +166,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="at least one batch"):
         tiny.build("fame").recalibrate_batch_norm(tf.data.Dataset.range(0))
     with pytest.raises(ValueError, match="has statistics to recalibrate"):
-        ladder.recalibrate_batch_norm(tiny.shared("vae"), [])
+        batch_norm.recalibrate_batch_norm(tiny.shared("vae"), [])
     with pytest.raises(ValueError, match="`latent_sizes` must be 5"):
         FAME(latent_sizes=(8, 16))
     with pytest.raises(ValueError, match=r"`levels` must be in 2\.\.256"):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import tiny
 from vaezoo import sampling
+from vaezoo.models import computations
 from vaezoo.models.pixelvae import PixelVAE
 
 
@@ -84,7 +85,9 @@ def test_every_parameter_in_use_gets_a_gradient(name):
     model = tiny.shared(name)
     seeds = tf.range(16, dtype=tf.int64)
     with tf.GradientTape() as tape:
-        terms, _ = model._elbo_terms(tiny.images_for(model, 16), seeds, training=True)
+        terms, _ = computations.elbo_terms(
+            model, tiny.images_for(model, 16), seeds, training=True
+        )
         loss = -tf.reduce_sum(terms["elbo"])
     variables = model.trainable_variables
     gradients = tape.gradient(loss, variables)
@@ -122,7 +125,9 @@ def test_encode_decode_reconstruct(name):
     )
     draws = np.stack([model.encode(images, seed=s)[top] for s in range(60)])
     seeds = tf.range(6, dtype=tf.int64)
-    posterior = model._posterior(tf.constant(images), seeds)[0][top].posterior
+    posterior = computations.posterior(model, tf.constant(images), seeds)[0][
+        top
+    ].posterior
     scale = posterior.distribution.stddev()  # before a flow, where there is one
     # The mean of 60 draws, within six standard errors of the posterior's mean.
     assert np.all(np.abs(draws.mean(0) - means[top]) < 6 * scale / 60**0.5)
@@ -174,47 +179,6 @@ def test_fit_initialises_on_its_first_batch():
         model.train_step(images)
     model.fit(images, verbose=0)
     assert model.data_initialized
-
-
-def test_ema():
-    """The average is alpha old + (1 - alpha) new; after fit the model is it (T13).
-
-    Keras starts the average at the weights after the first step.
-    """
-    model = tiny.build("gated_pixelvae_noup")
-    images = tiny.images_for(model, 16)
-    optimizer = keras.optimizers.SGD(
-        0.01, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=None
-    )
-    model.compile(optimizer)
-    weights = []
-    variable = model.decoder.outputs.bias
-
-    class Record(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            weights.append(variable.numpy().copy())
-
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 2:
-                weights.append(variable.numpy().copy())
-
-    data = tf.data.Dataset.from_tensors(images).repeat(3)
-    model.fit(data, verbose=0, callbacks=[Record()])
-    average = weights[1]
-    for raw in weights[2:]:
-        average = 0.8 * average + 0.2 * raw
-    np.testing.assert_allclose(variable, average, rtol=1e-5)
-    assert not np.allclose(variable, weights[-1], rtol=1e-6)
-
-
-def test_validation_in_fit_uses_the_average():
-    model = tiny.build("gated_pixelvae_noup")
-    images = tiny.images_for(model, 32)
-    model.compile(keras.optimizers.Adam(1e-3, use_ema=True, ema_momentum=0.9))
-    history = model.fit(images, batch_size=8, verbose=0, validation_data=images).history
-    # Noise is keyed by the image: other batches and another order, the same draws.
-    after = model.evaluate(images[::-1], batch_size=5, verbose=0, return_dict=True)
-    assert history["val_loss"][-1] == pytest.approx(after["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("unit", ["per_image", "per_dim"])

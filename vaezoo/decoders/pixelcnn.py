@@ -32,6 +32,8 @@ class PixelCNN(keras.layers.Layer):
             are two residual blocks of two 1x1 convolutions each.
         block_size: int. Type-B layers in a residual block.
         normalized: bool. Whether the layers are weight-normalised.
+        output_initializer: function of a shape and a dtype to the first kernel of the
+            last layer, or `None` for that of the others.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class PixelCNN(keras.layers.Layer):
         pointwise_after=(),
         block_size=1,
         normalized=True,
+        output_initializer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -95,8 +98,15 @@ class PixelCNN(keras.layers.Layer):
         ]
         self.head = [
             conv(width, 1, "B", f"head_{index}")
-            for index, width in enumerate((*head_filters, num_outputs))
+            for index, width in enumerate(head_filters)
         ]
+        self.outputs = conv(
+            num_outputs,
+            1,
+            "B",
+            f"head_{len(head_filters)}",
+            direction_initializer=output_initializer,
+        )
 
     def call(self, images, maps=None):
         """Map `[batch, height, width, channels]` to `[..., num_outputs]`."""
@@ -113,9 +123,13 @@ class PixelCNN(keras.layers.Layer):
             for inner, outer in residual_blocks:
                 features += outer(activation(inner(activation(features))))
                 shortcut = features
-        for layer in self.head:
+        for layer in [*self.head, self.outputs]:
             features = layer(activation(features))
         return features
+
+    def forget_conditioning(self):
+        """Set the weights of the conditioning maps to 0: the image alone is seen."""
+        self.first.forget_maps()
 
     def scanner(self, height, width, *, maps=None, code=None):
         """The network unrolled for sampling; see `vaezoo.decoders.scan`."""
@@ -163,7 +177,7 @@ class _PixelCNNScanner:
             [[_pointwise(layer) for layer in pair] for pair in pairs]
             for pairs in network.pointwise
         ]
-        self.head = [_pointwise(layer) for layer in network.head]
+        self.head = [_pointwise(layer) for layer in [*network.head, network.outputs]]
 
     def first_row(self, batch):
         num_blocks = len(self.blocks)

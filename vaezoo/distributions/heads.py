@@ -11,6 +11,9 @@ interface, for one image shape:
     draw(params, uniforms, *, values, step, temperature)     # -> [batch, channels]
 """
 
+import math
+
+import keras
 import tensorflow as tf
 
 
@@ -69,6 +72,40 @@ class Categorical:
     def normalize(self, values):
         """The network sees levels scaled to [-1, 1]."""
         return values * (2.0 / (self.levels - 1)) - 1.0
+
+    def smooth_kernel(self, shape, dtype=None):
+        """A first kernel of the output layer that is smooth over the levels.
+
+        With a plain start, training has to learn that a level is next to the next one,
+        for each of them. Here the logits of a colour are
+
+            w[f, k] = sum over m of a[f, m] cos(pi m (k + 1/2) / levels) / m
+
+        with `m` from 1 to a quarter of the levels and `a ~ N(0, 0.18^2)`.
+
+        Args:
+            shape: `(..., features, num_outputs)`.
+            dtype: of the result; float32 where `None`.
+        """
+        count = max(1, self.levels // 4 - 1)
+        waves = tf.range(1.0, count + 1.0)
+        places = (tf.range(float(self.levels)) + 0.5) / self.levels
+        basis = tf.cos(math.pi * waves[:, None] * places) / waves[:, None]
+        normal = keras.initializers.RandomNormal(stddev=0.18)
+        amplitudes = normal([*shape[:-1], self.num_channels, count])
+        kernel = tf.einsum("...cm,mk->...kc", amplitudes, basis)
+        return tf.cast(tf.reshape(kernel, shape), dtype or tf.float32)
+
+    def level_logits(self, images):
+        """Logits of how often each level is in each channel, `[num_outputs]`.
+
+        Args:
+            images: integers `[batch, height, width, channels]`. Each level counts once
+                more than it is there, so that none is impossible.
+        """
+        here = tf.one_hot(images, self.levels, axis=3)  # [..., levels, channels]
+        counts = 1.0 + tf.reduce_sum(here, axis=[0, 1, 2])
+        return tf.reshape(tf.math.log(counts / tf.reduce_sum(counts, axis=0)), [-1])
 
     def _logits(self, params):
         """`[..., num_outputs]` to `[..., channels, levels]`."""

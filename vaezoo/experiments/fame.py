@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from vaezoo import datasets, evaluation, plots
 from vaezoo.experiments.comparison import write
+from vaezoo.models import computations
 from vaezoo.training.run import train
 from vaezoo.zoo import registry
 
@@ -61,7 +62,7 @@ def masking(out, **options):
     model, budget = _trained(_ENTRY, out, options)
     data = datasets.load_dataset(model.zoo_entry.dataset, "test", batch_size=10)
     images = next(iter(data))
-    latents, maps = model._posterior(images, tf.range(10, dtype=tf.int64))
+    latents, maps = computations.posterior(model, images, tf.range(10, dtype=tf.int64))
     seen = model.head.normalize(tf.cast(images, tf.float32))
     inputs = {
         "both": (seen, maps),

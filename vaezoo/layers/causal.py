@@ -142,6 +142,8 @@ class CausalConv2D(WeightNormalized):
         return self.direction * self._mask
 
     def linear(self, inputs, kernel):
+        if inputs.shape[-1] == self.num_inputs:  # without the maps
+            return self._convolve(inputs, kernel[:, :, : self.num_inputs])
         if self.num_maps and not self.mask_maps:
             images, maps = tf.split(inputs, [self.num_inputs, self.num_maps], axis=-1)
             return self._convolve(
@@ -163,6 +165,11 @@ class CausalConv2D(WeightNormalized):
             [[0, 0], [self.rows, 0], [self.columns, pad_right], [0, 0]],
         )
         return convolve(images, kernel)
+
+    def forget_maps(self):
+        """Set the weights of the conditioning maps to 0."""
+        kept = tf.range(self.direction.shape[2])[:, None] < self.num_inputs
+        self.direction.assign(self.direction * tf.cast(kept, self.direction.dtype))
 
     def _maps_term(self, maps, kernel):
         kernel = kernel[:, :, self.num_inputs :]

@@ -51,16 +51,26 @@ class WeightNormalized(keras.layers.Layer):
         normalized: bool. Without, `w = v`, started as in He et al. (2015) with the
             inputs that are not masked; there is no gain, and nothing is initialised
             on data.
+        direction_initializer: function of a shape and a dtype to the first `v`, or
+            `None` for the above; what is masked starts at 0 all the same.
     """
 
     def __init__(
-        self, filters, *, activation=None, init_scale=1.0, normalized=True, **kwargs
+        self,
+        filters,
+        *,
+        activation=None,
+        init_scale=1.0,
+        normalized=True,
+        direction_initializer=None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.filters = filters
         self.normalized = normalized
         self.activation = keras.activations.get(activation)
         self.init_scale = init_scale
+        self.direction_initializer = direction_initializer
         self._tied_to = None
 
     def tie(self, layer):
@@ -83,13 +93,15 @@ class WeightNormalized(keras.layers.Layer):
         if not self.normalized:
             fan_in = np.sum(np.broadcast_to(mask, shape)) / self.filters
             stddev = math.sqrt(2.0 / max(fan_in, 1.0))
-        normal = keras.initializers.RandomNormal(stddev=stddev)
+        initializer = self.direction_initializer
+        if initializer is None:
+            initializer = keras.initializers.RandomNormal(stddev=stddev)
         # The norm is taken in float32 under every precision policy.
         if self._tied_to is None:
             self.direction = self.add_weight(
                 name="direction",
                 shape=shape,
-                initializer=lambda shape, dtype: normal(shape, dtype) * mask,
+                initializer=lambda shape, dtype: initializer(shape, dtype) * mask,
                 autocast=False,
             )
         else:

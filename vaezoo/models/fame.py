@@ -13,6 +13,7 @@ from vaezoo.distributions import heads
 from vaezoo.distributions import images as image_distributions
 from vaezoo.layers import ladder
 from vaezoo.layers.weight_norm import Conv2D
+from vaezoo.models import batch_norm
 from vaezoo.models.vae import VAE
 
 _NUM_LEVELS = 5
@@ -100,7 +101,11 @@ class FAME(VAE):
         self.bottom_up, self.posteriors, self.top_down, self.priors = build(
             sizes, self.latent_sizes, filters
         )
-        decoder = {"filters": pixelcnn_filters, "num_outputs": self.head.num_outputs}
+        decoder = {
+            "filters": pixelcnn_filters,
+            "num_outputs": self.head.num_outputs,
+            "output_initializer": self.head.smooth_kernel if levels > 2 else None,
+        }
         if concatenate:
             self.pixelcnn = PixelCNN(
                 num_colours=channels,
@@ -133,9 +138,25 @@ class FAME(VAE):
                 f"levels={config['levels']}, filters={config['filters']}."
             )
 
+    @property
+    def decoder_network(self):
+        """The PixelCNN, which can be trained before there is a z to see."""
+        return self.pixelcnn if self._config["concatenate"] else None
+
+    @property
+    def starts_from_data(self):
+        """Whether a first batch sets the output layer's biases."""
+        return self.levels > 2
+
+    def initialize_outputs(self, images):
+        """Start at the frequencies of the levels."""
+        if self.levels > 2:
+            network = self.pixelcnn if self._config["concatenate"] else self.decoder
+            network.outputs.bias.assign(self.head.level_logits(images))
+
     def recalibrate_batch_norm(self, dataset):
-        """Recompute the statistics; see `vaezoo.layers.ladder`."""
-        ladder.recalibrate_batch_norm(self, dataset)
+        """Recompute the statistics; see `vaezoo.models.batch_norm`."""
+        batch_norm.recalibrate_batch_norm(self, dataset)
 
     def features(self, images, *, training=False):
         """What the image says of each latent: dict of `z1` to `z5` to (loc, scale)."""
@@ -194,9 +215,12 @@ class FAME(VAE):
         return values, hidden
 
     def likelihood(self, values, *, context=None, seeds=None, training=False):
-        """`p(x | z1)`; the context is d(z1), the maps that the PixelCNN sees."""
+        """`p(x | z1)`; the context is d(z1), the maps that the PixelCNN sees.
+
+        Without values, that of the PixelCNN alone.
+        """
         maps = context
-        if maps is None:
+        if maps is None and values:
             maps, _ = self._below(1, values["z1"], training)
         if not self._config["concatenate"]:
             return image_distributions.IndependentImage(
@@ -206,35 +230,35 @@ class FAME(VAE):
             self.pixelcnn,
             self.head,
             image_shape=self.image_shape,
-            batch_size=tf.shape(maps)[0],
-            conditioning={"maps": maps},
+            batch_size=tf.shape(seeds if maps is None else maps)[0],
+            conditioning={} if maps is None else {"maps": maps},
         )
 
 
 class OnePassDecoder(keras.layers.Layer):
     """The PixelCNN's layers without masks and without the image: maps to parameters."""
 
-    def __init__(self, *, filters, num_outputs, **kwargs):
+    def __init__(self, *, filters, num_outputs, output_initializer, **kwargs):
         super().__init__(**kwargs)
 
-        def conv(width, size, name):
-            return Conv2D(width, size, normalized=False, name=name)
+        def conv(width, size, name, **options):
+            return Conv2D(width, size, normalized=False, name=name, **options)
 
         self.first = conv(filters, 7, "first")
         self.blocks = [
             [conv(filters, 3, f"block_{i}_{j}") for j in range(2)] for i in range(4)
         ]
-        self.head = [
-            conv(width, 1, f"head_{i}")
-            for i, width in enumerate((filters, filters, num_outputs))
-        ]
+        self.head = [conv(filters, 1, f"head_{i}") for i in range(2)]
+        self.outputs = conv(
+            num_outputs, 1, "head_2", direction_initializer=output_initializer
+        )
 
     def call(self, maps):
         """`[batch, height, width, channels]` to `[batch, height, width, outputs]`."""
         features = self.first(maps)
         for inner, outer in self.blocks:
             features += outer(tf.nn.relu(inner(tf.nn.relu(features))))
-        for layer in self.head:
+        for layer in [*self.head, self.outputs]:
             features = layer(tf.nn.relu(features))
         return features
 

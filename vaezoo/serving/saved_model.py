@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import vaezoo
 from vaezoo import units
+from vaezoo.models import computations
 from vaezoo.zoo import entries, provenance, registry
 
 EXTRA_FOLDER = "assets.extra"  # where TF Serving looks for what is not TensorFlow's
@@ -151,20 +152,22 @@ def _signature_functions(model, num_importance_samples, jit):
     }
 
     def sample(seed, temperature):
-        return {"images": model._sample(seed, temperature, jit=jit)}
+        return {"images": computations.sample(model, seed, temperature, jit=jit)}
 
     def complete(images, mask, seed):
-        filled = model._complete(images, mask, seed, num_rounds=_NUM_ROUNDS, jit=jit)
+        filled = computations.complete(
+            model, images, mask, seed, num_rounds=_NUM_ROUNDS, jit=jit
+        )
         return {"images": filled}
 
     def reconstruct(images, seed):
-        return {"images": model._reconstruct(images, seed, jit=jit)}
+        return {"images": computations.reconstruct(model, images, seed, jit=jit)}
 
     def decode(seed, **values):
-        return {"images": model._decode(values, seed, jit=jit)}
+        return {"images": computations.decode(model, values, seed, jit=jit)}
 
     def encode(images, seed):
-        return model._encode(images, seed)
+        return computations.encode(model, images, seed)
 
     def log_likelihood(images, seed):
         nats = _scored(model, images, seed, num_importance_samples)
@@ -187,7 +190,7 @@ def _signature_functions(model, num_importance_samples, jit):
 
 
 def _scored(model, images, seeds, num_importance_samples):
-    """`model._log_likelihood` in blocks of rows, so that memory is bounded."""
+    """`computations.log_likelihood` in blocks of rows, so that memory is bounded."""
     chunk = (
         min(num_importance_samples, model.rows_per_pass) if model.latent_shapes else 1
     )
@@ -195,7 +198,8 @@ def _scored(model, images, seeds, num_importance_samples):
 
     def score_block(start, nats):
         rows = slice(start, start + block)
-        part = model._log_likelihood(
+        part = computations.log_likelihood(
+            model,
             images[rows],
             seeds[rows],
             num_importance_samples=num_importance_samples,

@@ -1,0 +1,170 @@
+"""What a model computes, as plain graph functions of seeds.
+
+Every function here takes a model, which implements the interface of
+`vaezoo.models.vae.VAE`, and tensors: images uint8 `[batch, height, width, channels]`,
+seeds int64 `[batch]`. Row `i` of a result depends on the rows `i` of the arguments and
+on nothing else. The model's public methods compile them, and exports trace them.
+"""
+
+import tensorflow as tf
+
+from vaezoo import inference, sampling
+
+
+def elbo_terms(model, images, seeds, *, training=False):
+    """The ELBO's terms of each image, and the latents drawn.
+
+    The draw is importance sample 0 of `log_likelihood` with the same seeds. In the
+    model's mode "decoder" there are no latents: the decoder alone is scored.
+
+    Returns:
+        terms: dict of float32 `[batch]` nats: `elbo`, `reconstruction`, `kl` and
+            `kl/<latent>`, with `elbo == -(reconstruction + kl)`.
+        latents: dict of name to `vaezoo.inference.Latent`.
+    """
+    seeds = sampling.fold_in(seeds, 0)
+    latents, context = {}, None
+    if model.mode != "decoder":
+        features = model.features(images, training=training)
+        latents, context = model.infer(features, seeds=seeds, training=training)
+    likelihood = model.likelihood(
+        draws(latents), context=context, seeds=seeds, training=training
+    )
+    reconstruction = -likelihood.log_prob(images)
+    kls = {name: latent.kl_divergence() for name, latent in latents.items()}
+    kl = tf.add_n([*kls.values(), tf.zeros_like(reconstruction)])
+    terms = {
+        "elbo": -(reconstruction + kl),
+        "reconstruction": reconstruction,
+        "kl": kl,
+    }
+    terms |= {f"kl/{name}": value for name, value in kls.items()}
+    return terms, latents
+
+
+def draws(latents):
+    """The values of a dict of latents, by name."""
+    return {name: latent.value for name, latent in latents.items()}
+
+
+def posterior(model, images, seeds):
+    """Latents of the images, and the context: what `elbo_terms` draws."""
+    features = model.features(images)
+    return model.infer(features, seeds=sampling.fold_in(seeds, 0))
+
+
+def encode(model, images, seeds):
+    """A draw of each latent from `q(z | x)`: dict of name to `[batch, ...]`."""
+    return draws(posterior(model, images, seeds)[0])
+
+
+def encode_mean(model, images, seeds):
+    """The mean of each latent under `q(z | x)`, given the draws of those above it."""
+    latents, _ = posterior(model, images, seeds)
+    return {name: latent.posterior.mean() for name, latent in latents.items()}
+
+
+def draw(model, values, context, seeds, *, temperature=None, known=None, jit=False):
+    """Images from `p(x | z)`: the scan that every method which draws pixels shares.
+
+    Cost: `height * width` sequential steps (times the channels where a channel's
+    distribution needs the network again), in all about one pass of the decoder.
+
+    Args:
+        model: the model.
+        values: dict of latent name to `[batch, ...]`.
+        context: as of `VAE.infer`, or `None`.
+        seeds: int64 `[batch]`.
+        temperature: float32 `[batch]`; 1 where `None`.
+        known: `(images, mask)`, pixels that are forced where the mask, uint8 `[batch,
+            height, width, 1]`, is 0; `None` to draw them all.
+        jit: bool. Whether to compile the scan with XLA.
+
+    Returns:
+        uint8 `[batch, height, width, channels]`.
+    """
+    if temperature is None:
+        temperature = tf.ones(tf.shape(seeds), tf.float32)
+    noise_shape = model.likelihood(values, context=context, seeds=seeds).noise_shape
+    # Noise is drawn outside XLA, which would draw other numbers.
+    uniforms = sampling.row_uniforms(seeds, noise_shape, "pixels")
+    if known is None:  # one kind of scan, whatever it is for
+        shape = tf.concat([tf.shape(seeds), model.image_shape], 0)
+        known = tf.zeros(shape, tf.uint8), tf.ones([*shape[:3], 1], tf.uint8)
+
+    def scan(values, context, seeds, uniforms, temperature, known):
+        likelihood = model.likelihood(values, context=context, seeds=seeds)
+        return likelihood.draw(uniforms, temperature=temperature, known=known)
+
+    if jit:
+        scan = tf.function(scan, jit_compile=True)
+    images = scan(values, context, seeds, uniforms, temperature, known)
+    return tf.ensure_shape(images, [seeds.shape[0], *model.image_shape])
+
+
+def sample(model, seeds, temperature, *, jit=False):
+    """Images from the model; `temperature` is float32 `[batch]`."""
+    values, context = model.generate(seeds, temperature=temperature)
+    return draw(model, values, context, seeds, temperature=temperature, jit=jit)
+
+
+def decode(model, values, seeds, *, jit=False):
+    """Images from `p(x | z)` for latents of a dict, `[batch, ...]` each."""
+    return draw(model, values, None, seeds, jit=jit)
+
+
+def reconstruct(model, images, seeds, *, jit=False):
+    """Images `x' ~ p(x | z)`, `z ~ q(z | x)`."""
+    latents, context = posterior(model, images, seeds)
+    return draw(model, draws(latents), context, seeds, jit=jit)
+
+
+def complete(model, images, mask, seeds, *, num_rounds=10, jit=False):
+    """Images with the pixels filled in where `mask` is 1; see `VAE.complete`."""
+    known = images, mask
+    temperature = tf.ones(tf.shape(seeds), tf.float32)
+    values, context = model.generate(seeds, temperature=temperature)
+    images = draw(model, values, context, seeds, known=known, jit=jit)
+    if not model.latent_shapes:  # one pass is exact
+        return images
+
+    def next_round(index, images):
+        round_seeds = sampling.fold_in(seeds, index)
+        latents, context = posterior(model, images, round_seeds)
+        drawn = draw(model, draws(latents), context, round_seeds, known=known, jit=jit)
+        return index + 1, drawn
+
+    return tf.while_loop(
+        lambda index, _: index < num_rounds,
+        next_round,
+        (tf.constant(0, tf.int64), images),
+        parallel_iterations=1,
+    )[1]
+
+
+def log_likelihood(model, images, seeds, *, num_importance_samples, chunk=None):
+    """The bound `L_K` of each image, float32 `[batch]` nats; exact without latents.
+
+    Cost: one pass of the encoder an image and K of the decoder, of `chunk` samples of
+    each image at once (by default at most `model.rows_per_pass`).
+    """
+    if not model.latent_shapes:
+        return model.likelihood({}, seeds=seeds).log_prob(images)
+    chunk = chunk or min(num_importance_samples, model.rows_per_pass)
+    features = model.features(images)
+
+    def repeat(tensor):
+        return tf.repeat(tensor, chunk, axis=0)
+
+    features = tf.nest.map_structure(repeat, features)
+    repeated = repeat(images)
+
+    def log_weight(row_seeds):
+        latents, context = model.infer(features, seeds=row_seeds)
+        likelihood = model.likelihood(draws(latents), context=context, seeds=row_seeds)
+        ratios = [latent.log_ratio() for latent in latents.values()]
+        return likelihood.log_prob(repeated) + tf.add_n(ratios)
+
+    return inference.importance_weighted_bound(
+        log_weight, seeds, num_importance_samples, chunk=chunk
+    )

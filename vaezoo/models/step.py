@@ -1,0 +1,581 @@
+"""Training: the `keras.Model` below every model, with its compile, step and fit."""
+
+import contextlib
+import dataclasses
+import functools
+
+import keras
+import tensorflow as tf
+
+from vaezoo import inference, sampling, strategies, units
+from vaezoo.layers import weight_norm
+from vaezoo.models import computations
+from vaezoo.models.averages import WeightAverages
+from vaezoo.models.objective import Objective, num_dims
+
+_EVALUATION_STEP = -1  # keys the noise of `test_step`, which no training step shares
+
+
+class TrainedModel(keras.Model):
+    """A model that is trained on the ELBO, exactly under every strategy.
+
+    Losses are in nats, summed over an image and averaged over the batch. `VAE` below it
+    has what a paper implements, and every public method that is not about training.
+
+    A model has modes: in "joint", the usual one, all of it is trained; in "decoder",
+    where its paper's decoder can stand alone, the decoder is, without latents.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._mode = "joint"
+        self._data_initialized = self.add_weight(
+            name="data_initialized",
+            shape=(),
+            dtype="bool",
+            initializer=lambda shape, dtype: tf.zeros(shape, dtype),
+            trainable=False,
+        )
+        # State of training, as the optimizer's: not among the model's weights.
+        object.__setattr__(self, "_soft_free_bits_weight", None)
+        object.__setattr__(self, "_averages", None)
+
+    def auxiliary_loss(self, images, latents):
+        """A further term of the training loss, nats `[batch]`, or `None`."""
+        return None
+
+    def after_step(self):
+        """Called once after each optimizer step, for state such as chains."""
+
+    # Modes, and data-dependent initialisation.
+
+    @property
+    def decoder_network(self):
+        """The layer that the mode "decoder" trains; `None` where there is no such."""
+        return None
+
+    @property
+    def modes(self):
+        """The modes that the model has, a tuple of str."""
+        return ("joint",) if self.decoder_network is None else ("joint", "decoder")
+
+    @property
+    def mode(self):
+        """What a training step trains: "joint", or "decoder", the decoder alone."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, value):
+        if value not in self.modes:
+            raise ValueError(
+                f"`mode` must be one of {list(self.modes)} for this model. Received: "
+                f"mode={value!r}, of a {type(self).__name__}."
+            )
+        self._mode = value
+        self.train_function = self.test_function = None  # traced for another mode
+
+    def begin_phase(self, mode):
+        """Set the mode at the start of a phase of training.
+
+        A decoder that is trained alone starts with weights of 0 for what it will see
+        of the latents, so that joint training starts where the decoder ended.
+
+        Raises:
+            ValueError: if the model has no such mode.
+        """
+        self.mode = mode
+        if mode == "decoder":
+            self.decoder_network.forget_conditioning()
+
+    @property
+    def trained_variables(self):
+        """The variables that the mode trains: those that an optimizer is built for."""
+        layer = self.decoder_network if self.mode == "decoder" else self
+        return layer.trainable_variables
+
+    @property
+    def takes_any_size(self):
+        """Whether the mode trains on images of any size, such as crops."""
+        return self.mode == "decoder"
+
+    @property
+    def starts_from_data(self):
+        """Whether some initial weights are set by a first batch of data."""
+        layers = self._flatten_layers(include_self=False)
+        return any(getattr(layer, "normalized", False) for layer in layers)
+
+    @property
+    def data_initialized(self):
+        """Whether data-dependent initialisation has run; saved with the weights."""
+        return bool(tf.convert_to_tensor(self._data_initialized).numpy())
+
+    @data_initialized.setter
+    def data_initialized(self, value):
+        self._data_initialized.assign(value)
+
+    def initialize(self, images):
+        """Data-dependent initialisation: gains and biases of the layers.
+
+        `fit` does this by itself on its first batch. Eager, one pass.
+
+        Args:
+            images: uint8 `[batch, height, width, channels]`, a real batch.
+        """
+        images = self._checked(images)
+        seeds = tf.constant(sampling.row_seeds(0, images.shape[0]))
+        self.initialize_outputs(images)
+        with weight_norm.data_dependent_init():
+            computations.elbo_terms(self, images, seeds, training=True)
+        strategy = self.distribute_strategy
+        if strategies.is_multi_worker(strategy):  # unlike processors round unlike
+            arrays = [variable.numpy() for variable in self.weights]
+            arrays = strategies.from_chief(strategy, arrays)
+            for variable, array in zip(self.weights, arrays, strict=True):
+                variable.assign(array)
+        self.data_initialized = True
+
+    def initialize_outputs(self, images):
+        """Set what of the output layer starts from data, for models that have such."""
+
+    # Compilation.
+
+    def compile(
+        self,
+        optimizer="adam",
+        *,
+        kl_weight=1.0,
+        kl_warmup_steps=0,
+        kl_warmup_start=0.0,
+        latent_kl_warmup_steps=None,
+        free_bits_nats=0.0,
+        soft_free_bits_nats=0.0,
+        soft_free_bits_weight=1.0,
+        ema_momentum=None,
+        gradient_clip=None,
+        gradient_accumulation_steps=1,
+        seed=0,
+        run_eagerly=False,
+    ):
+        """Configure training.
+
+        Args:
+            optimizer: a Keras optimizer or its name.
+            kl_weight: float above 0. Weight of the KL term in the loss; with another
+                than 1 the loss is not the negative ELBO, and `elbo` still is the ELBO.
+            kl_warmup_steps: int. Steps over which that weight rises linearly.
+            kl_warmup_start: float from 0 to 1. The share of it at the first step.
+            latent_kl_warmup_steps: dict of latent name to int, or `None`. Steps of a
+                rise from 0 of that latent's own, by which its weight is multiplied.
+            free_bits_nats: float. Nats of KL a latent may spend at no cost.
+            soft_free_bits_nats: float. Nats of KL in all that the weight of the KL
+                term, between 0 and 1, is steered towards; 0 to leave it alone. See
+                `vaezoo.inference.soft_free_bits`.
+            soft_free_bits_weight: float. That weight at the first step.
+            ema_momentum: float in (0, 1), or `None`. Momentum of the moving average of
+                the trained weights, which validation scores and `fit` leaves; see
+                `vaezoo.models.averages.WeightAverages`.
+            gradient_clip: `None`, or `{"by": "value" | "global_norm", "limit": float,
+                "unit": "per_image" | "per_dim"}`. The gradient that is clipped, after
+                the reduction over replicas, is of the loss in nats an image or a
+                dimension.
+            gradient_accumulation_steps: int, at least 1. Parts of a replica's rows that
+                are computed one after the other, and their gradients added up: the same
+                step in less memory. Exact, but that batch normalisation has the
+                statistics of each part; free bits cost a pass of the encoder more.
+            seed: int. Seed of the run's noise.
+            run_eagerly: bool. As in Keras.
+
+        Raises:
+            ValueError: if an argument breaks its rule, or if the optimizer has a moving
+                average of its own.
+        """
+        objective = Objective(
+            kl_weight=kl_weight,
+            kl_warmup_steps=kl_warmup_steps,
+            kl_warmup_start=kl_warmup_start,
+            latent_kl_warmup_steps=latent_kl_warmup_steps,
+            free_bits_nats=free_bits_nats,
+            soft_free_bits_nats=soft_free_bits_nats,
+            ema_momentum=ema_momentum,
+            gradient_clip=gradient_clip,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            seed=seed,
+        )
+        objective.check_latents(self.latent_shapes)
+        if not 0 < soft_free_bits_weight <= 1:
+            raise ValueError(
+                "`soft_free_bits_weight` must be above 0 and at most 1. Received: "
+                f"soft_free_bits_weight={soft_free_bits_weight}."
+            )
+        super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly)
+        if self.optimizer.use_ema:
+            raise ValueError(
+                "The moving average of the weights is the model's, not the "
+                "optimizer's. Received: an optimizer with use_ema=True. Give "
+                f"`compile` ema_momentum={self.optimizer.ema_momentum} instead."
+            )
+        self._objective = objective
+        weight = None
+        if soft_free_bits_nats:
+            weight = keras.Variable(
+                soft_free_bits_weight,
+                trainable=False,
+                # Every replica computes the same value.
+                aggregation="only_first_replica",
+                name="soft_free_bits_weight",
+            )
+        object.__setattr__(self, "_soft_free_bits_weight", weight)
+        object.__setattr__(self, "_averages", None)
+        names = ["loss", "elbo", "reconstruction", "kl"]
+        names += [f"kl/{name}" for name in self.latent_shapes]
+        self._means = [
+            keras.metrics.Mean(name=name) for name in [*names, "bits_per_dim"]
+        ]
+
+    def get_compile_config(self):
+        """Arguments of `compile`, for saving."""
+        config = {
+            "optimizer": keras.optimizers.serialize(self.optimizer),
+            **dataclasses.asdict(self._objective),
+        }
+        if self._soft_free_bits_weight is not None:
+            config["soft_free_bits_weight"] = float(self._soft_free_bits_weight)
+        return config
+
+    def compile_from_config(self, config):
+        """`compile` as saved by `get_compile_config`, optimizer variables included."""
+        config = dict(config)
+        optimizer = keras.optimizers.deserialize(config.pop("optimizer"))
+        self.compile(optimizer, **config)
+        self.optimizer.build(self.trained_variables)
+
+    # State of training.
+
+    @property
+    def averages(self):
+        """The moving averages of the trained weights; `None` without `ema_momentum`."""
+        momentum = self._objective.ema_momentum
+        if self._averages is None and momentum is not None:
+            with self.distribute_strategy.scope():
+                averages = WeightAverages(self.trained_variables, momentum)
+            object.__setattr__(self, "_averages", averages)
+        return self._averages
+
+    def _state_variables(self):
+        """The variables of the model and its training, by role and position."""
+        soft = self._soft_free_bits_weight
+        groups = {
+            "model": self.weights,
+            "optimizer": self.optimizer.variables,
+            "average": [] if self.averages is None else self.averages.state,
+            "training": [] if soft is None else [soft],
+        }
+        return {
+            f"{group}-{i:05d}": variable
+            for group, variables in groups.items()
+            for i, variable in enumerate(variables)
+        }
+
+    def training_state(self):
+        """All that training needs to go on exactly, at any time of a `fit`.
+
+        Returns:
+            dict of str, a role and a position, to numpy array: the raw weights
+            (whatever is in the model), the optimizer, the moving averages.
+        """
+        state = {
+            key: tf.convert_to_tensor(variable).numpy()
+            for key, variable in self._state_variables().items()
+        }
+        if self.averages is not None:
+            keys = {id(v): f"model-{i:05d}" for i, v in enumerate(self.weights)}
+            raw = self.averages.raw_values()
+            for variable, value in zip(self.trained_variables, raw, strict=True):
+                state[keys[id(variable)]] = value
+        return state
+
+    def set_training_state(self, state):
+        """Set what `training_state` returned; the next `fit` goes on from it.
+
+        Args:
+            state: dict as of `training_state`, of a model of the same architecture,
+                compiled alike, in the same mode.
+        """
+        for key, variable in self._state_variables().items():
+            variable.assign(state[key])
+        if self.averages is not None:
+            self.averages.go_on()
+
+    def save(self, *args, **kwargs):
+        """Keras's `save`; within a `fit`, of the moving averages of the weights."""
+        with self._averages_shown():
+            return super().save(*args, **kwargs)
+
+    def save_weights(self, *args, **kwargs):
+        """Keras's `save_weights`; within a `fit`, of the moving averages."""
+        with self._averages_shown():
+            return super().save_weights(*args, **kwargs)
+
+    def _averages_shown(self):
+        return (
+            contextlib.nullcontext()
+            if self._averages is None
+            else self._averages.shown()
+        )
+
+    # Metrics and data.
+
+    @property
+    def metrics(self):
+        """The means of the loss, the ELBO's terms and bits/dim, in nats and bits."""
+        return list(getattr(self, "_means", []))
+
+    def get_metrics_result(self):
+        """Current value of each metric."""
+        results = super().get_metrics_result()
+        strategy = tf.distribute.get_strategy()
+        multi_worker = tf.distribute.MultiWorkerMirroredStrategy
+        if not tf.executing_eagerly() and isinstance(strategy, multi_worker):
+            # Keras reduces logs over axis 0, which scalars do not have.
+            results = {name: tf.reshape(value, [1]) for name, value in results.items()}
+        return results
+
+    def _update_metrics(self, images, loss, terms):
+        values = {
+            **terms,
+            "loss": loss,
+            "bits_per_dim": units.bits_per_dim(terms["elbo"], num_dims(images)),
+        }
+        for mean in self._means:
+            if mean.name in values:  # the decoder alone has no KL terms
+                mean.update_state(values[mean.name])
+
+    def images_of(self, data):
+        """Images of what `fit` was given: images | (images, ...) | {"image": ...}.
+
+        Raises:
+            ValueError: if they break a rule for images, or there are none.
+        """
+        images = data
+        if isinstance(images, dict):
+            if "image" not in images:
+                raise ValueError(
+                    "A dict of data must have the key 'image'. Received: "
+                    f"keys={sorted(images)}. Rename the key, or map to the images."
+                )
+            images = images["image"]
+        elif isinstance(images, tuple | list):
+            return self.images_of(images[0])
+        return self._checked(images)
+
+    def _global_rows(self, images):
+        """Index of each row in the global batch, and the size of that batch."""
+        num_rows = tf.shape(images, out_type=tf.int64)[0]
+        context = tf.distribute.get_replica_context()
+        replicas = context.num_replicas_in_sync
+        if replicas == 1:
+            return tf.range(num_rows), tf.cast(num_rows, tf.float32)
+        here = tf.one_hot(context.replica_id_in_sync_group, replicas, dtype=tf.int64)
+        counts = context.all_reduce(tf.distribute.ReduceOp.SUM, here * num_rows)
+        before = tf.range(replicas) < context.replica_id_in_sync_group
+        offset = tf.reduce_sum(tf.where(before, counts, tf.zeros_like(counts)))
+        return offset + tf.range(num_rows), tf.cast(tf.reduce_sum(counts), tf.float32)
+
+    def _seeds(self, step, rows):
+        run = sampling.fold_in(self._objective.seed, step)
+        return sampling.fold_in(run, rows)
+
+    # Steps.
+
+    def train_step(self, data):
+        """One step on one replica's rows; exactly the step of the global batch."""
+        with tf.init_scope():
+            if tf.executing_eagerly() and not self.data_initialized:
+                raise RuntimeError(
+                    "A model is initialised on data before its first training step. "
+                    "Received: a model with data_initialized=False. Call `fit`, which "
+                    "does it, or `model.initialize(images)` with one real batch."
+                )
+        images, objective = self.images_of(data), self._objective
+        context = tf.distribute.get_replica_context()
+        all_sum = functools.partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
+        step = tf.convert_to_tensor(self.optimizer.iterations)
+        rows, global_size = self._global_rows(images)
+
+        def all_means(values):
+            return [total / global_size for total in all_sum(values)]
+
+        with tf.control_dependencies(objective.batch_checks(images, self.levels)):
+            parts = list(
+                zip(
+                    objective.split_rows(images),
+                    objective.split_rows(self._seeds(step, rows)),
+                    strict=True,
+                )
+            )
+        loss, terms, gradients = self._accumulate(parts, step, all_means)
+
+        variables = self.trained_variables
+        gradients = objective.clip(all_means(gradients), num_dims(images))
+        # The optimizer sums over replicas once more.
+        replicas = context.num_replicas_in_sync
+        self.optimizer.apply_gradients(
+            [(x / replicas, v) for x, v in zip(gradients, variables, strict=True)]
+        )
+        if self.averages is not None:
+            self.averages.update()
+        if self._soft_free_bits_weight is not None:
+            (mean_kl,) = all_means([tf.reduce_sum(terms["kl"])])
+            self._soft_free_bits_weight.assign(
+                inference.soft_free_bits(
+                    tf.convert_to_tensor(self._soft_free_bits_weight),
+                    mean_kl,
+                    self._objective.soft_free_bits_nats,
+                )
+            )
+        self.after_step()
+        self._update_metrics(images, loss, terms)
+        return self.get_metrics_result()
+
+    def _accumulate(self, parts, step, all_means):
+        """Loss and terms of each row, and the gradients' sums over a replica's rows.
+
+        Args:
+            parts: list of (images, seeds), computed one after the other.
+            step: int64 scalar.
+            all_means: function from sums over this replica's rows to means over the
+                global batch.
+        """
+        objective, mean_kls = self._objective, None
+        if objective.free_bits_nats and len(parts) > 1 and self.mode != "decoder":
+            # Free bits are of the whole batch, so its KL has to be known beforehand.
+            kls = [self._kl_terms(*part) for part in parts]
+            mean_kls = all_means(
+                [
+                    tf.add_n([tf.reduce_sum(x) for x in values])
+                    for values in zip(*kls, strict=True)
+                ]
+            )
+        variables = self.trained_variables
+        gradients, losses, all_terms = [], [], []
+        for images, seeds in parts:
+            # After the part before, so that one part's activations are held at a time.
+            with tf.control_dependencies(gradients), tf.GradientTape() as tape:
+                terms, latents = computations.elbo_terms(
+                    self, images, seeds, training=True
+                )
+                means = mean_kls
+                if objective.free_bits_nats and means is None:
+                    means = all_means(_sums(terms, latents))
+                kl = objective.kl_term(terms, list(latents), step, mean_kls=means)
+                loss = terms["reconstruction"] + kl
+                auxiliary = self.auxiliary_loss(images, latents)
+                if auxiliary is not None:
+                    loss += auxiliary
+                total_loss = self.optimizer.scale_loss(tf.reduce_sum(loss))
+            of_part = [  # a variable may be unused, such as the last vertical gate's
+                tf.zeros(variable.shape) if gradient is None else gradient
+                for variable, gradient in zip(
+                    variables, tape.gradient(total_loss, variables), strict=True
+                )
+            ]
+            if gradients:
+                of_part = [x + y for x, y in zip(gradients, of_part, strict=True)]
+            gradients = of_part
+            losses.append(loss)
+            all_terms.append(terms)
+        terms = {name: tf.concat([t[name] for t in all_terms], 0) for name in terms}
+        return tf.concat(losses, 0), terms, gradients
+
+    def _kl_terms(self, images, seeds):
+        """KL of each latent of a training step, a list of `[batch]`."""
+        features = self.features(images, training=True)
+        latents, _ = self.infer(
+            features, seeds=sampling.fold_in(seeds, 0), training=True
+        )
+        return [latent.kl_divergence() for latent in latents.values()]
+
+    def test_step(self, data):
+        """The ELBO's terms with the KL weight 1.
+
+        An image's noise is keyed by the image, so that the figure depends neither on
+        the order nor on the batches.
+        """
+        images = self.images_of(data)
+        seeds = self._seeds(_EVALUATION_STEP, _hashes(images))
+        terms, latents = computations.elbo_terms(self, images, seeds)
+        loss = -terms["elbo"]
+        auxiliary = self.auxiliary_loss(images, latents)
+        if auxiliary is not None:
+            loss += auxiliary
+        self._update_metrics(images, loss, terms)
+        return self.get_metrics_result()
+
+    def fit(self, x=None, *args, callbacks=None, **kwargs):
+        """Keras's `fit`, on images | (images, ...) | {"image": images}.
+
+        Before the first step the model is initialised on the first batch, once. With
+        `ema_momentum`, validation and what callbacks see at the end of an epoch are the
+        moving averages of the weights, and so is the model after `fit`, however it
+        ends.
+
+        Args:
+            x: arrays, or a `tf.data.Dataset` of batches, of uint8 images
+                `[batch, height, width, channels]`.
+            callbacks: list of Keras callbacks, or `None`.
+            *args, **kwargs: as Keras's.
+
+        Returns:
+            Keras's `History`.
+        """
+        if not self.data_initialized:
+            self.initialize(self._first_batch(x, kwargs.get("batch_size") or 32))
+        if isinstance(x, tf.data.Dataset | tf.distribute.DistributedDataset):
+            kwargs.setdefault("shuffle", False)  # Keras warns that it cannot
+        averages = None if self.optimizer is None else self.averages
+        if averages is None:
+            return super().fit(x, *args, callbacks=callbacks, **kwargs)
+        try:
+            callbacks = [averages, *(callbacks or [])]
+            return super().fit(x, *args, callbacks=callbacks, **kwargs)
+        finally:
+            averages.leave()
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras would build the model on the mean of the replicas' first batches, which
+        # fails where they differ in size. Only the optimizer is left to build.
+        if self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trained_variables)
+
+    def _first_batch(self, x, batch_size):
+        """The first batch of what `fit` was given, of all replicas together."""
+        if isinstance(x, tf.distribute.DistributedDataset):
+            strategy = self.distribute_strategy
+
+            @tf.function
+            def integers(data):  # collective operations have no uint8
+                return strategy.run(
+                    lambda part: tf.cast(self.images_of(part), tf.int32), (data,)
+                )
+
+            images = integers(next(iter(x)))
+            return tf.cast(strategy.gather(images, axis=0), tf.uint8)
+        if isinstance(x, tf.data.Dataset):
+            return self.images_of(next(iter(x)))
+        if isinstance(x, keras.utils.PyDataset):
+            return self.images_of(x[0])
+        return self.images_of(tf.nest.map_structure(lambda part: part[:batch_size], x))
+
+
+def _sums(terms, latents):
+    """Sums of each latent's KL over a replica's rows."""
+    kls = [terms[f"kl/{name}"] for name in latents]
+    return [tf.reduce_sum(tf.stop_gradient(values)) for values in kls]
+
+
+def _hashes(images):
+    """An int64 for each image, `[batch]`, a sum of its levels times fixed numbers."""
+    flat = tf.reshape(images, [-1, num_dims(images)])
+    numbers = sampling.fold_in(0, tf.range(flat.shape[1], dtype=tf.int64))
+    return tf.reduce_sum(tf.cast(flat, tf.int64) * numbers, axis=1)  # wraps
