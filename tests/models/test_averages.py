@@ -215,7 +215,8 @@ def test_an_average_of_the_optimizers_is_refused(case):
         model.compile(keras.optimizers.Adam(use_ema=True, ema_momentum=0.9))
     model.compile(keras.optimizers.Adam(), ema_momentum=MOMENTUM)
     with pytest.raises(ValueError, match="use_ema=True"):
-        fit(model, images, callbacks=[keras.callbacks.SwapEMAWeights()])
+        swap = keras.callbacks.SwapEMAWeights()
+        fit(model, images, callbacks=[swap], validation_data=(images,))
 
 
 def test_an_average_alone():

@@ -89,8 +89,9 @@ def draw(model, values, context, seeds, *, temperature=None, known=None, jit=Fal
     # Noise is drawn outside XLA, which would draw other numbers.
     uniforms = sampling.row_uniforms(seeds, noise_shape, "pixels")
     if known is None:  # one kind of scan, whatever it is for
-        shape = tf.concat([tf.shape(seeds), model.image_shape], 0)
-        known = tf.zeros(shape, tf.uint8), tf.ones([*shape[:3], 1], tf.uint8)
+        height, width, channels = model.image_shape
+        sizes = [tf.shape(seeds)[0], height, width]
+        known = tf.zeros([*sizes, channels], tf.uint8), tf.ones([*sizes, 1], tf.uint8)
 
     def scan(values, context, seeds, uniforms, temperature, known):
         likelihood = model.likelihood(values, context=context, seeds=seeds)

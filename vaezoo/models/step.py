@@ -207,13 +207,14 @@ class TrainedModel(keras.Model):
                 "`soft_free_bits_weight` must be above 0 and at most 1. Received: "
                 f"soft_free_bits_weight={soft_free_bits_weight}."
             )
-        super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly)
-        if self.optimizer.use_ema:
+        optimizer = keras.optimizers.get(optimizer)
+        if optimizer.use_ema:
             raise ValueError(
                 "The moving average of the weights is the model's, not the "
                 "optimizer's. Received: an optimizer with use_ema=True. Give "
-                f"`compile` ema_momentum={self.optimizer.ema_momentum} instead."
+                f"`compile` ema_momentum={optimizer.ema_momentum} instead."
             )
+        super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly)
         self._objective = objective
         weight = None
         if soft_free_bits_nats:
