@@ -87,18 +87,14 @@ def compile_arguments(recipe, *, steps_per_epoch=None):
                 recipe.learning_rate, steps, end_learning_rate=final, power=1.0
             )
     optimizers = {"adam": keras.optimizers.Adam, "adamax": keras.optimizers.Adamax}
-    averaging = {}
-    if recipe.ema_momentum is not None:
-        averaging = {"use_ema": True, "ema_momentum": recipe.ema_momentum}
     clip = recipe.gradient_clip
     return {
-        "optimizer": optimizers[recipe.optimizer](
-            learning_rate, beta_2=recipe.beta_2, **averaging
-        ),
+        "optimizer": optimizers[recipe.optimizer](learning_rate, beta_2=recipe.beta_2),
         "kl_warmup_steps": recipe.kl_warmup_steps,
         "kl_warmup_start": recipe.kl_warmup_start,
         "free_bits_nats": recipe.free_bits_nats,
         "soft_free_bits_nats": recipe.soft_free_bits_nats,
+        "ema_momentum": recipe.ema_momentum,
         "gradient_clip": None if clip is None else clip.model_dump(),
         "seed": recipe.seed,
     }
