@@ -4,7 +4,6 @@ They look at trained models: the zoo's weights where there are any, or else a ru
 the budget that the table states.
 """
 
-import math
 import statistics
 import time
 from pathlib import Path
@@ -30,7 +29,7 @@ _PAPERS_KL = {
 
 
 def kl(out, *, seed, verbose, dataset=None, epochs=None, images=500):
-    """KL and active units of each latent (section 3.1): is the ladder alive?
+    """KL of each latent (section 3.1): is the ladder alive?
 
     The paper has 10.85 nats in all on dynamic MNIST, 5.04 of them in z5, and 12.29
     without concatenation.
@@ -44,16 +43,14 @@ def kl(out, *, seed, verbose, dataset=None, epochs=None, images=500):
         data = test_images(dataset_name, images)
         results = evaluation.evaluate(model, data, seed=seed, verbose=0)
         total = results["kl"][0]
-        for latent, shape in model.latent_shapes.items():
+        for latent in model.latent_shapes:
             value, error = results[f"kl/{latent}"]
-            active = int(results[f"active_units/{latent}"][0])
             rows.append(
                 [
                     entry,
                     latent,
                     f"{value:.3f} ± {error:.3f}",
                     f"{value / total:.0%}",
-                    f"{active} of {math.prod(shape)}",
                     _PAPERS_KL.get((entry, latent), "-"),
                 ]
             )
@@ -61,14 +58,12 @@ def kl(out, *, seed, verbose, dataset=None, epochs=None, images=500):
             labels.append(f"{entry} {latent}")
         value, error = results["kl"]
         paper = _PAPERS_KL.get((entry, "all"), "-")
-        rows.append([entry, "all", f"{value:.3f} ± {error:.3f}", "100%", "", paper])
+        rows.append([entry, "all", f"{value:.3f} ± {error:.3f}", "100%", paper])
     text = (
         f"{' '.join(notes)} Means over the first {len(data):,} test images, with "
-        "standard errors over images. A unit is active where the mean of its posterior "
-        "varies by more than 0.01 over the images (Burda et al., 2016). The paper's "
-        "figures are of dynamic MNIST."
+        "standard errors over images. The paper's figures are of dynamic MNIST."
     )
-    header = ["model", "latent", "KL, nats", "share", "active units", "in the paper"]
+    header = ["model", "latent", "KL, nats", "share", "in the paper"]
     picture = plots.bars(heights, labels=labels, axis="KL, nats an image")
     return write(out, "FAME KL", text, header, rows, picture)
 
@@ -119,7 +114,11 @@ def masking(out, *, seed, verbose, dataset=None, epochs=None, images=500):
         "probabilities of the pixels, not samples. The paper shows pictures (figure 5) "
         "and no figures."
     )
-    header = ["inputs of the PixelCNN", "-log p(x | z), nats", "more than with both"]
+    header = [
+        "inputs of the PixelCNN",
+        "-log p of the pixels, nats",
+        "more than with both",
+    ]
     return write(out, "FAME masking", text, header, rows, picture)
 
 
