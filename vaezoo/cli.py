@@ -430,6 +430,7 @@ def export(
 @click.option("--epochs", help="Of each run; default: the experiment's.", **_positive())
 @click.option("--images", help="Test images measured.", **_positive())
 @click.option("--num-importance-samples", "-k", **_positive())
+@click.option("--num-seeds", help="Training runs of each model.", **_positive())
 @click.option("--seed", type=int, default=0, show_default=True)
 def reproduce(experiment, out, **options):
     """Run an experiment of a paper again, at a stated budget.

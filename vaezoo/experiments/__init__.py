@@ -6,7 +6,10 @@ writes a table and a picture.
 
 import difflib
 import importlib
+import inspect
 from pathlib import Path
+
+from vaezoo import checks
 
 # name -> module and function in it
 _EXPERIMENTS = {
@@ -32,17 +35,20 @@ def reproduce(
     epochs=None,
     images=None,
     num_importance_samples=None,
+    num_seeds=None,
     seed=0,
     verbose="auto",
 ):
     """Run an experiment of a paper: train what it needs, measure, write it down.
 
-    Writes `<paper>_<figure>.md`, a table with the budget above it, and
-    `<paper>_<figure>.png`; the runs are in `runs/`, and a run that is there already,
-    whole or in part, is continued, not repeated.
+    Writes `<paper>_<figure>.md`, a table with its budget, the command and the commit
+    above it and the paper's figures in it, and `<paper>_<figure>.png`; the runs are in
+    `runs/`, and a run that is there already, whole or in part, is continued, not
+    repeated.
 
-    Cost: a training run for each model that is compared, which is what `epochs`
-    decides; none for one that the zoo has weights of, where that is enough.
+    Cost: a training run for each model that is compared and each seed, which is what
+    `epochs` and `num_seeds` decide; none where the experiment looks at models that the
+    zoo has weights of, unless `epochs` or `dataset` is given.
 
     Args:
         name: one of `list_experiments`.
@@ -51,6 +57,8 @@ def reproduce(
         epochs: int, of each run; `None` for the experiment's own.
         images: int, test images measured; `None` for the experiment's own number.
         num_importance_samples: int, K of the bound; `None` for the experiment's own.
+        num_seeds: int, training runs of each model, with seeds from `seed` on; `None`
+            for the experiment's own number.
         seed: int, of weights, data order and noise.
         verbose: as in Keras: "auto", 0, 1 or 2.
 
@@ -58,7 +66,8 @@ def reproduce(
         The path of the table.
 
     Raises:
-        ValueError: if there is no such experiment, or an argument breaks its rule.
+        ValueError: if there is no such experiment, or an argument breaks its rule or is
+            of no use to the experiment.
         OSError: if `out` cannot be written, or the dataset is not there.
     """
     if name not in _EXPERIMENTS:
@@ -77,8 +86,23 @@ def reproduce(
         "epochs": epochs,
         "images": images,
         "num_importance_samples": num_importance_samples,
+        "num_seeds": num_seeds,
     }
     given = {key: value for key, value in options.items() if value is not None}
+    _check(name, experiment, given)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     return experiment(out, seed=seed, verbose=verbose, **given)
+
+
+def _check(name, experiment, options):
+    parameters = inspect.signature(experiment).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for option, value in options.items():
+        if not takes_all and option not in parameters:
+            raise ValueError(
+                f"The experiment {name!r} has no `{option}`. Received: "
+                f"{option}={value!r}. Leave it out."
+            )
+        if option != "dataset":
+            checks.integer(option, value)

@@ -1,18 +1,34 @@
 """Training a few variants of one model on one budget, and comparing them."""
 
+import dataclasses
+import datetime
 import math
-import platform
 import re
 from pathlib import Path
 
 import numpy as np
 
-from vaezoo import datasets, evaluation, plots
+from vaezoo import datasets, plots, units
 from vaezoo.files import atomic_path
 from vaezoo.training.run import train
-from vaezoo.zoo import registry
+from vaezoo.zoo import provenance, registry
 
 _SHOWN = 10  # images in the picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What is different about one of the models that are compared.
+
+    Args:
+        arguments: dict of the constructor's arguments that differ from the entry's.
+        recipe: dict of keys of the training recipe that differ from everybody's.
+        paper: dict of dataset to the paper's figures there, a str for the table.
+    """
+
+    arguments: dict = dataclasses.field(default_factory=dict)
+    recipe: dict = dataclasses.field(default_factory=dict)
+    paper: dict = dataclasses.field(default_factory=dict)
 
 
 def compare(
@@ -25,6 +41,7 @@ def compare(
     epochs,
     images,
     num_importance_samples,
+    num_seeds,
     seed,
     verbose,
     recipe=None,
@@ -32,84 +49,127 @@ def compare(
 ):
     """Train and measure variants of an entry, and write a table and a picture.
 
+    Every variant is trained once a seed, and all are scored on the same images with
+    the same noise; differences are taken image by image and seed by seed.
+
     Args:
         entry_name: a name of the zoo; its training recipe is everybody's.
-        recipe: dict of what differs in that recipe, or `None`.
-        variants: dict of label to the constructor arguments that differ.
+        variants: dict of label to `Variant`. The others are compared with the first.
         title: str, the table's heading. The files are named after it.
-        out, dataset, epochs, images, num_importance_samples, seed, verbose: as of
-            `vaezoo.experiments.reproduce`.
+        out, dataset, epochs, images, num_importance_samples, num_seeds, seed, verbose:
+            as of `vaezoo.experiments.reproduce`.
+        recipe: dict of what differs in the entry's recipe, or `None`.
         columns: dict of heading to a function from a model to a cell, or `None`.
 
     Returns:
         The path of the table.
     """
-    entry = registry.describe(entry_name)
-    recipe = recipe or {}
-    entry = entry.model_copy(
-        update={"training": entry.training.model_copy(update=recipe)}
+    entry = _changed(registry.describe(entry_name), "default", {}, recipe or {})
+    data = test_images(dataset, images)
+    shown = data[:_SHOWN]
+    seeds = range(seed, seed + num_seeds)
+    measured, cells, pictures, labels = {}, {}, [shown], ["test images"]
+    for label, variant in variants.items():
+        models = [
+            train(
+                _changed(entry, _run_name(variant), variant.arguments, variant.recipe),
+                # By what differs, so that experiments share the runs in common.
+                out=Path(out) / "runs" / dataset / _run_name(variant) / f"seed_{run}",
+                dataset=dataset,
+                epochs=epochs,
+                seed=run,
+                resume=True,
+                verbose=verbose,
+            )
+            for run in seeds
+        ]
+        measured[label] = _measure(models, data, num_importance_samples, seed)
+        first = models[0]
+        cells[label] = [label, f"{_num_parameters(first):,}"]
+        cells[label] += [function(first) for function in (columns or {}).values()]
+        if first.latent_shapes:
+            drawn = first.reconstruct(shown, seed=seed)
+        else:
+            drawn = first.sample(len(shown), seed=seed)
+        pictures.append(drawn.numpy())
+        labels.append(label)
+    unit, in_unit = _unit(first)
+    bound = f"-L_{num_importance_samples}"
+    reference = next(iter(variants))
+    header = ["model", "parameters", *(columns or {}), f"-ELBO, {unit}"]
+    header += ["KL, nats", "KL, bits", f"{bound}, {unit}"]
+    header += [f"{bound} minus that of {reference}", "in the paper"]
+    for label, rows in measured.items():
+        cells[label] += [
+            _cell(in_unit(rows["elbo"])),
+            _cell(rows["kl"]),
+            _cell(rows["kl"] / math.log(2)),
+            _cell(in_unit(rows["bound"])),
+            "-"
+            if label == reference
+            else _cell(in_unit(rows["bound"] - measured[reference]["bound"]), sign="+"),
+            variants[label].paper.get(dataset, "-"),
+        ]
+    picture = plots.image_grid(
+        np.concatenate(pictures),
+        columns=len(shown),
+        levels=first.levels,
+        labels=labels,
     )
-    data = datasets.load_dataset(dataset, "test", batch_size=_SHOWN)
-    shown = next(iter(data)).numpy()
-    header = ["model", "parameters", *(columns or {})]
-    header += ["-ELBO", "KL nats", "KL bits", f"-L_{num_importance_samples}"]
-    rows, pictures, trained = [], [shown], {}
-    for label, arguments in variants.items():
-        # By its arguments, so that experiments share the runs they have in common.
-        run = _slug(" ".join(f"{k} {v}" for k, v in arguments.items()) or "default")
-        variant = _variant(entry, f"{entry.name}_{run}", arguments)
-        model = train(
-            variant,
-            out=Path(out) / "runs" / dataset / run,
-            dataset=dataset,
-            epochs=epochs,
-            seed=seed,
-            resume=True,
-            verbose=verbose,
-        )
-        trained[label] = model
-        results = evaluation.evaluate(
-            model,
-            datasets.load_dataset(dataset, "test", batch_size=100),
-            images=images,
-            num_importance_samples=num_importance_samples,
-            seed=seed,
-            verbose=0 if verbose == 0 else "auto",
-        )
-        cells = [label, f"{_num_parameters(model):,}"]
-        cells += [function(model) for function in (columns or {}).values()]
-        rows.append([*cells, *_figures(results)])
-        pictures.append(
-            model.reconstruct(shown, seed=seed).numpy()
-            if model.latent_shapes
-            else model.sample(len(shown), seed=seed).numpy()
-        )
-    picture = plots.image_grid(np.concatenate(pictures), columns=len(shown), levels=2)
-    changes = "".join(f", {key} {value}" for key, value in recipe.items())
-    budget = (
-        f"Epochs of `{dataset}` each: {epochs}, by the recipe of `{entry.name}`"
-        f"{changes}; bounds in nats on the first {images:,} test images, with standard "
-        f"errors; seed {seed}; {platform.machine()} CPU."
+    changes = "".join(f", {key} {value}" for key, value in (recipe or {}).items())
+    text = (
+        f"Epochs of `{dataset}` each: {epochs}, by the recipe of `{entry_name}`"
+        f"{changes}; {_runs(seeds)}. Bounds on the first {len(data):,} test images, "
+        "which all models score with the same noise; differences are paired, image by "
+        f"image. {_errors(seeds)} In the picture: decompressions of the test images "
+        f"above, or samples of a model without latents, of seed {seed}."
     )
-    below = [
-        f"{label} ({'decompressions' if model.latent_shapes else 'samples'})"
-        for label, model in trained.items()
-    ]
-    text = f"{budget} Top row of the picture: test images. Below: {', '.join(below)}."
-    return write(out, title, text, header, rows, picture)
+    return write(out, title, text, header, list(cells.values()), picture)
+
+
+def estimate(values):
+    """Mean and standard error of `values`, `[seeds, images]`.
+
+    The error counts the images and, where there are several, the training seeds:
+    `var(means of images) / images + var(means of seeds) / seeds`, a little too much, as
+    what is neither's alone is in both.
+    """
+    num_seeds, num_images = values.shape
+    variance = math.nan
+    if num_images > 1:
+        variance = values.mean(axis=0).var(ddof=1) / num_images
+    if num_seeds > 1:
+        variance += values.mean(axis=1).var(ddof=1) / num_seeds
+    return float(values.mean()), math.sqrt(variance)
+
+
+def test_images(dataset, num):
+    """The first `num` test images of a dataset, uint8."""
+    data = datasets.load_dataset(dataset, "test", batch_size=100)
+    parts = [batch.numpy() for batch in data.take(-(-num // 100))]
+    return np.concatenate(parts)[:num]
 
 
 def write(out, title, text, header, rows, picture):
-    """Write `<title>.md`, a text and a table, and `<title>.png`; the table's path."""
+    """Write `<title>.md`, a text and a table, and `<title>.png`; the table's path.
+
+    Below the text stands where the figures come from.
+    """
     name = _slug(title)
     plots.save_png(Path(out) / f"{name}.png", picture)
     path = Path(out) / f"{name}.md"
+    commit = provenance.commit()
+    source = (
+        f"Printed by `{provenance.command()}`"
+        + (f" at commit {commit}" if commit else "")
+        + f", {datetime.date.today()}, {provenance.hardware()}."
+    )
     content = (
-        f"# {title}\n\n{text}\n\n{plots.markdown_table(header, rows)}\n"
+        f"# {title}\n\n{text}\n\n{source}\n\n{plots.markdown_table(header, rows)}\n"
         f"![{title}]({name}.png)\n"
     )
     with atomic_path(path) as temporary:
-        Path(temporary).write_text(content)
+        Path(temporary).write_text(content, encoding="utf-8")
     return path
 
 
@@ -117,25 +177,66 @@ def _slug(text):
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
-def _variant(entry, name, arguments):
-    model = entry.model.model_copy(
-        update={"arguments": entry.model.arguments | arguments}
-    )
-    update = {"name": name, "model": model, "weights": None, "measured": []}
-    return entry.model_copy(update=update | {"status": "untrained", "paper": None})
+def _run_name(variant):
+    changes = variant.arguments | variant.recipe
+    return _slug(" ".join(f"{k} {v}" for k, v in changes.items())) or "default"
+
+
+def _changed(entry, suffix, arguments, recipe):
+    """An untrained entry of no paper: `entry` with other arguments and recipe keys."""
+    content = entry.model_dump() | {
+        "name": f"{entry.name.removesuffix('_default')}_{suffix}",
+        "weights": None,
+        "measured": [],
+        "status": "untrained",
+        "paper": None,
+    }
+    content["model"]["arguments"] |= arguments
+    content["training"] |= recipe
+    return type(entry).model_validate(content)
 
 
 def _num_parameters(model):
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
-def _figures(results):
-    """-ELBO, KL in nats and bits, and the bound, as the table's cells."""
+def _measure(models, data, num_importance_samples, seed):
+    """Log-likelihoods and KL in nats, float64 `[models, images]`, of a shared noise."""
+    rows = {"elbo": [], "kl": [], "bound": []}
+    for model in models:
+        terms = model.elbo_terms(data, seed=seed)
+        rows["elbo"].append(terms["elbo"])
+        rows["kl"].append(terms["kl"])
+        rows["bound"].append(
+            model.log_likelihood(
+                data, num_importance_samples=num_importance_samples, seed=seed
+            )
+        )
+    return {name: np.asarray(values, np.float64) for name, values in rows.items()}
 
-    def negative(name):
-        value, error = results[name]
-        return f"{-value:.2f} ± {error:.2f}"
 
-    kl = results["kl"][0]
-    bound = negative("log_likelihood")
-    return [negative("elbo"), f"{kl:.2f}", f"{kl / math.log(2):.2f}", bound]
+def _unit(model):
+    """The unit of bounds, as papers have it, and its function from log-likelihoods."""
+    if model.levels == 2:
+        return "nats", lambda nats: -nats
+    return "bits/dim", lambda nats: units.bits_per_dim(nats, model.num_dims)
+
+
+def _cell(values, *, sign=""):
+    mean, error = estimate(values)
+    return f"{mean:{sign}.2f} ± {error:.2f}"
+
+
+def _runs(seeds):
+    if len(seeds) == 1:
+        return f"trained once, with seed {seeds[0]}"
+    return f"trained {len(seeds)} times, with seeds {seeds[0]} to {seeds[-1]}"
+
+
+def _errors(seeds):
+    if len(seeds) == 1:
+        return (
+            "Standard errors are over images alone: what another training seed would "
+            "change is not in them."
+        )
+    return f"Standard errors are over images and over the {len(seeds)} training seeds."

@@ -1,7 +1,7 @@
 """FAME: a ladder of feature-map latents under a PixelCNN decoder.
 
-"Feature-Map Variational Auto-Encoders" (anonymous, 2018): the models of table 1, for
-grey and for natural images.
+"Feature Map Variational Auto-Encoders" (anonymous submission, 2018): the models of
+table 1, for grey and for natural images.
 """
 
 import keras
@@ -30,7 +30,8 @@ class FAME(VAE):
     `z_i`, from a deterministic bottom-up pass, is merged with `p(z_i | z_{i+1})` by
     precision (eqs. 8, 9), which the posterior so shares with the prior. From z1 come
     maps of the image's size, which are concatenated to the image for a masked PixelCNN
-    (section 2.2); "No Concatenation" leaves out the image, and one pass generates.
+    (section 2.3); "No Concatenation" leaves out the image, and one pass generates
+    (section 3).
 
     | column of table 1   | arguments                                               |
     |---|---|
@@ -39,10 +40,16 @@ class FAME(VAE):
     | no concatenation    | `concatenate=False`                                     |
 
     Departs from the paper: equation 9 prints a standard deviation where its square is
-    meant; the convolution before a batch normalisation has no bias; the maps of z1 are
-    not masked; without concatenation the decoder's convolutions are not masked; the
-    1x1 size of its last layers, two convolutions a residual block, and the statistics'
-    momentum are ours where the paper is silent.
+    meant. Without concatenation the decoder's convolutions are not masked; the paper
+    omits the image and says nothing of the masks.
+
+    Ours, where the paper is silent: a latent's location and scale have a layer each,
+    on the same features ("1 x Dense"); the top-down blocks are the bottom-up ones
+    backwards, and where sizes are odd (7 of 28x28) the first rows and columns are
+    kept; the bottom-up pass is deterministic, through no latent; the convolution
+    before a batch normalisation has no bias; scales are floored at 1e-4; the maps of
+    z1 are not masked; the decoder has two 3x3 convolutions a residual block and ends
+    in 1x1 convolutions; and the statistics' momentum.
 
     Args:
         image_shape: `(height, width, channels)`. Channels are generated in order.

@@ -25,22 +25,29 @@ class PixelVAE(VAE):
         p(x, z) = N(z; 0, I) prod over i of p(x_i | x_1, ..., x_{i-1}, z)     (eq. 1)
         q(z | x) = N(z; loc(x), scale(x)^2), diagonal
 
-    The six rows of table 1 are six sets of arguments:
+    Six rows of table 1 are six sets of arguments:
 
     | row of table 1                | arguments                            |
     |---|---|
     | VAE                           | `num_layers=0`                       |
     | PixelVAE                      | `gated=False`                        |
     | GatedPixelVAE                 | the defaults                         |
-    | GatedPixelVAE w/o upsampling  | `upsample=False`                     |
+    | GatedPixelVAE w/o upsampling  | `upsample=False, latent_size=16,     |
+    |                               |  filters=16`                         |
     | PixelCNN                      | `latent_size=0, gated=False`         |
     | GatedPixelCNN                 | `latent_size=0`                      |
 
-    Departs from the paper: the kernels' gains and biases are initialised on data
-    (the authors' code starts each gain at the norm of its initial kernel), the
-    plain PixelCNN's layout is ours where the paper gives none, the posterior's log
-    scales are kept within +-10, and image sizes other than 28x28 are halved three
-    times, rounding up.
+    The paper gives no sizes; those of the defaults and of the table are of the authors'
+    code, whose L layers behind the first are `num_layers = L + 1` here.
+
+    Departs from that code: the kernels' gains and biases are initialised on data (it
+    starts each gain at the norm of its initial kernel), and row 0 of the link from the
+    vertical to the horizontal stack sees zeros (there, the bias of the shifted stack).
+    The paper has a plain PixelCNN with ReLU, the code has none: its layout is ours.
+    The gates of the head are 32 wide without latents as behind the upsampling path,
+    whatever `filters`, and `filters` wide without upsampling, as in the code. The
+    posterior's log scales are kept within +-10, and image sizes other than 28x28 are
+    halved three times, rounding up.
 
     Args:
         image_shape: `(height, width, channels)`. Channels are generated in order.

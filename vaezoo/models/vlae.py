@@ -24,11 +24,11 @@ _MAPS = 4  # feature maps through which the code reaches the PixelCNN
 class VLAE(VAE):
     """Variational lossy autoencoder with one latent `z`, over binary images.
 
-        p(x | z) = prod over i of p(x_i | z, x in a window around i)         (eq. 7)
-        z = f(eps), eps ~ N(0; 0, I), f an autoregressive flow               (eq. 8)
+        p(x | z) = prod over i of p(x_i | z, x in a window around i)  (section 3.1)
+        z = f(eps), eps ~ N(0, I), f an autoregressive flow           (section 3.2)
         q(z | x) = N(z; loc(x), scale(x)^2), diagonal
         L = E_q[log p(x | z) + log N(f^-1(z); 0, I) + log |det d eps / dz|
-                - log q(z | x)]                                         (eqs. 12, 13)
+                - log q(z | x)]                                    (eqs. 12, 13)
 
     The window is small, so what lies beyond it has to be in z: the code is lossy, and
     the size of the window decides what is lost. The paper's models are arguments:
@@ -49,11 +49,25 @@ class VLAE(VAE):
     `flow_steps * latent_size` sequential steps that add up to as many
     multiplications. An IAF posterior is the other way round.
 
+    Sections, equations and tables are those of arXiv 1611.02731, version 1.
+
     Departs from the paper: its maps of z are masked like the image in the first
     masked layer, here only with `mask_z_channels=True`; the posterior's log scales
     are kept within +-10; image sizes other than 28x28 are halved three times,
-    rounding up. Encoder and decoder follow Kingma et al. (2016), appendix B, to which
-    the paper defers; the places of the 1x1 blocks among the masked layers are ours.
+    rounding up.
+
+    Readings of ours, where the paper's words allow others:
+
+    - Encoder and decoder follow Kingma et al. (2016), appendix B, to which the paper
+      defers; the places of the 1x1 blocks among the masked layers are ours.
+    - "3-layer MADE": three weight matrices, so two hidden layers.
+    - "All the masked convolution layer have their weights tied": one kernel for the
+      layers of type B, each with a gain and a bias of its own. The first, of type A
+      and over other inputs, cannot share it.
+    - Weight normalisation starts at unit variance, and at 0.1 of it for the
+      posterior's parameters and the flow's outputs; the paper names no scale.
+    - AF-VAE is "the best performing model" of Kingma et al. (2016) with its flow as
+      prior: neither the 8 steps nor their width, 1,920, stand in the paper.
 
     Args:
         image_shape: `(height, width, channels)`. Channels are generated in order.
