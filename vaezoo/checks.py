@@ -128,12 +128,8 @@ def number(
         or not all(holds[word](value, bound) for word, bound in bounds.items())
     ):
         limits = " and ".join(f"{word} {bound}" for word, bound in bounds.items())
-        raise _refusal(
-            f"`{name}` must be a finite number {limits}".rstrip()
-            + f"{' or None' * optional}.",
-            f"{name}={value!r}",
-            advice,
-        )
+        rule = f"a finite number{', ' * bool(limits)}{limits}{' or None' * optional}"
+        raise _refusal(f"`{name}` must be {rule}.", f"{name}={value!r}", advice)
     return value
 
 
