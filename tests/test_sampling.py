@@ -32,10 +32,9 @@ def test_fold_in_agrees_with_row_seeds(seed):
     assert len(set(folded.numpy())) == 9
 
 
-@pytest.mark.parametrize("seed, n", [(0.5, 3), ("a", 3), (2**63, 3), (0, -1), (0, 1.5)])
-def test_bad_seeds(seed, n):
-    with pytest.raises(ValueError, match="Received: seed="):
-        sampling.row_seeds(seed, n)
+def test_row_seeds_of_an_array_are_the_array():
+    seeds = np.array([3, -1], np.int64)
+    np.testing.assert_array_equal(sampling.row_seeds(seeds, 2), seeds)
 
 
 @pytest.mark.parametrize("draw", [sampling.row_uniforms, sampling.row_normals])
@@ -93,7 +92,7 @@ def test_temperature_reaches_latents_and_pixels():
 
 @pytest.mark.parametrize("num", [0, -1, 1.5, True, "3"])
 def test_bad_counts(num):
-    with pytest.raises(ValueError, match="`num` must be an integer of at least 1"):
+    with pytest.raises(ValueError, match="`num` must be a positive integer"):
         tiny.shared("pixelcnn").sample(num)
 
 

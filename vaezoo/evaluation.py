@@ -7,7 +7,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from vaezoo import sampling, units
+from vaezoo import checks, sampling, units
 
 _ACTIVE_VARIANCE = 0.01  # of the posterior's mean over the data (Burda et al., 2016)
 _ROWS_TIMED = 128  # decoder rows (images x importance samples) to guess the time from
@@ -50,9 +50,11 @@ def evaluate(
     Raises:
         ValueError: if a count is not positive or there is no image.
     """
-    for name, value in (("images", images), ("batch_size", batch_size)):
-        _check_count(name, value)
-    _check_count("num_importance_samples", num_importance_samples)
+    images = checks.integer("images", images, optional=True)
+    batch_size = checks.integer("batch_size", batch_size)
+    num_importance_samples = checks.integer(
+        "num_importance_samples", num_importance_samples, optional=True
+    )
     data = _collect(dataset, images)
     seeds = sampling.row_seeds(seed, len(data))
     if not model.latent_shapes:
@@ -104,15 +106,6 @@ def receptive_field(model, *, seed=0):
         probe = tf.reduce_sum(params * generator.normal(size=params.shape))
     gradient = tape.gradient(probe, images, unconnected_gradients="zero")
     return tf.reduce_any(gradient != 0, axis=(0, 3)).numpy()
-
-
-def _check_count(name, value):
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer or None. Received: {name}={value!r}."
-        )
 
 
 def _collect(dataset, limit):

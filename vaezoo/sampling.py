@@ -6,10 +6,11 @@ A sample is a deterministic function of uniform noise, so two samplers of one
 distribution are compared on the same noise, and must give the same image.
 """
 
-import operator
 import zlib
 
 import numpy as np
+
+from vaezoo import checks
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -39,53 +40,24 @@ def row_seeds(seed, n):
     exported sampler gets the same images.
 
     Args:
-        seed: int in the range of int64.
+        seed: int in the range of int64; or int64 `[n]`, one a row, which is returned.
         n: int, at least 0.
 
     Returns:
         An int64 array `[n]`.
 
     Raises:
-        ValueError: if `seed` is not an int64 integer or `n` is negative.
+        ValueError: if `seed` or `n` breaks its rule.
     """
-    try:
-        seed, n = operator.index(seed), operator.index(n)
-    except TypeError:
-        raise ValueError(
-            f"`seed` and `n` must be integers. Received: seed={seed!r}, n={n!r}. "
-            "Pass an int, or draw one with numpy."
-        ) from None
-    if not -(2**63) <= seed < 2**63 or n < 0:
-        raise ValueError(
-            "`seed` must fit in int64 and `n` be at least 0. "
-            f"Received: seed={seed}, n={n}. Reduce the seed modulo 2**63."
-        )
+    n = checks.integer("n", n, minimum=0)
+    seed = checks.seeds(seed, n)
+    if not isinstance(seed, int):
+        return seed
     seeds = [_signed(splitmix64(seed + (row + 1) * _GOLDEN)) for row in range(n)]
     return np.array(seeds, np.int64)
 
 
-def row_temperatures(temperature, n):
-    """Temperatures of the `n` rows of a batch.
-
-    Args:
-        temperature: float above 0, or `[n]`, one a row.
-        n: int.
-
-    Returns:
-        A float32 array `[n]`.
-
-    Raises:
-        ValueError: if a temperature is not positive and finite, or the shape is wrong.
-    """
-    temperatures = np.asarray(temperature, np.float32)
-    if temperatures.shape not in ((), (n,)) or not np.all(
-        (temperatures > 0) & np.isfinite(temperatures)
-    ):
-        raise ValueError(
-            "`temperature` must be positive and finite, a number or one a row "
-            f"[{n}]. Received: temperature={temperature!r}. 1.0 is the model."
-        )
-    return np.broadcast_to(temperatures, [n])
+row_temperatures = checks.temperatures
 
 
 def fold_in(seeds, data):

@@ -18,6 +18,8 @@ import time
 
 import numpy as np
 
+from vaezoo import checks
+
 NAMES = ("none", "mirrored", "multi_worker")
 _SECONDS_TO_STOP = 60.0  # for workers that lost one of them to find out and to end
 
@@ -49,6 +51,7 @@ def create(strategy, *, devices=None):
     """
     import tensorflow as tf
 
+    devices = checks.integer("devices", devices, optional=True)
     if devices is not None and strategy != "mirrored":
         raise ValueError(
             '`devices` goes with strategy="mirrored". Received: '
@@ -73,12 +76,6 @@ def create(strategy, *, devices=None):
 def _mirrored(devices):
     import tensorflow as tf
 
-    if devices is not None and (
-        isinstance(devices, bool) or not isinstance(devices, int) or devices < 1
-    ):
-        raise ValueError(
-            f"`devices` must be a positive integer. Received: devices={devices!r}."
-        )
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         if devices and devices > len(gpus):
@@ -251,8 +248,10 @@ def launch(command, num_workers):
     Raises:
         WorkerLostError: a worker ended with another status than 0; the message says
             which, and how.
+        ValueError: the number is not a positive integer.
         OSError: the command cannot be started.
     """
+    num_workers = checks.integer("num_workers", num_workers)
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(num_workers)]
     threads = max(1, (os.cpu_count() or 1) // num_workers)
     workers, stopped = [], threading.Event()

@@ -572,7 +572,7 @@ def test_unknown_split_lists_those_there_are():
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5, "8", None, True])
 def test_batch_size_is_a_positive_integer(batch_size):
-    with pytest.raises(ValueError, match="batch_size must be a positive integer"):
+    with pytest.raises(ValueError, match="`batch_size` must be a positive integer"):
         datasets.load_dataset("digits", "train", batch_size=batch_size)
 
 

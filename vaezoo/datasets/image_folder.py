@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vaezoo import checks
+
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _SPLITS = ("train", "validation", "test")
 
@@ -46,13 +48,11 @@ class ImageFolder:
             ValueError: an option is out of range, or the folder holds no image.
             NotADirectoryError: there is no such folder.
         """
-        size = _checked_size(size)
-        if channels not in (None, 1, 3):
-            raise ValueError(
-                f"channels must be 1, 3 or None. Received: channels={channels!r}."
-            )
-        if levels not in (2, 256):
-            raise ValueError(f"levels must be 2 or 256. Received: levels={levels!r}.")
+        if size is not None:
+            pair = (size, size) if np.ndim(size) == 0 else size
+            size = checks.integers("size", pair, of=("height", "width"))
+        channels = checks.choice("channels", channels, (None, 1, 3))
+        levels = checks.choice("levels", levels, (2, 256))
         root = pathlib.Path(folder).expanduser()
         if not root.is_dir():
             raise NotADirectoryError(
@@ -130,18 +130,6 @@ class FolderImages:
             return np.stack([self._folder.decode(self._paths[i]) for i in indices])
 
         return tf.numpy_function(decode, [indices], tf.uint8, stateful=False)
-
-
-def _checked_size(size) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
-        raise ValueError(
-            f"size must be a positive int or a pair (height, width) of them. "
-            f"Received: size={size!r}."
-        )
-    return pair
 
 
 def _list_images(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:

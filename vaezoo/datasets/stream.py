@@ -6,11 +6,11 @@ state has to be saved to continue a pass in its middle: the position is enough.
 """
 
 import itertools
-import operator
 from collections.abc import Callable
 
 import numpy as np
 
+from vaezoo import checks
 from vaezoo.datasets import definitions
 
 
@@ -44,8 +44,8 @@ def load_dataset(
         0 and 1 for a binary dataset.
 
     Raises:
-        ValueError: no such dataset, split or option, or a batch size that is not a
-            positive integer.
+        ValueError: no such dataset, split or option, or a batch size or a seed that
+            breaks its rule.
         DatasetNotFoundError: the files are not there and cannot be fetched, or are
             not the published ones.
     """
@@ -141,8 +141,8 @@ def _batches(definition, split, *, batch_size, shuffle, seed):
     """The steps of an epoch, and the function from a step (and a part) to images."""
     import tensorflow as tf
 
-    batch_size = _positive_integer("batch_size", batch_size)
-    seed = operator.index(seed)
+    batch_size = checks.integer("batch_size", batch_size)
+    seed = checks.seed(seed)
     info = definition.info
     images = definitions.read(definition, split)
     num_images = len(images)
@@ -207,15 +207,3 @@ def _binarize(levels, index, key):
 
     u = tf.map_fn(uniforms, index, fn_output_signature=tf.float32)
     return tf.cast(u < tf.cast(levels, tf.float32) / 255.0, tf.uint8)
-
-
-def _positive_integer(name: str, value) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(
-            f"{name} must be a positive integer. Received: {name}={value!r}."
-        )
-    return number

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from vaezoo import sampling
+from vaezoo import checks, sampling
 
 # Seconds before a request is sent again, at most: they are random. Doubled each time,
 # up to the longest.
@@ -77,16 +77,11 @@ class Client:
             raise ImportError(
                 "The client needs the 'serving' extra: pip install 'vaezoo[serving]'."
             ) from error
-        for name, value in (("timeout", timeout), ("max_batch_size", max_batch_size)):
-            if not value > 0:
-                raise ValueError(
-                    f"`{name}` must be positive. Received: {name}={value!r}."
-                )
         self.address = address
         self.model_name = model_name
-        self.version = version
-        self.timeout = timeout
-        self.max_batch_size = max_batch_size
+        self.version = checks.integer("version", version, minimum=0, optional=True)
+        self.timeout = checks.number("timeout", timeout, above=0)
+        self.max_batch_size = checks.integer("max_batch_size", max_batch_size)
         if channel is None:
             options = [
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
@@ -176,14 +171,10 @@ class Client:
             ConnectionError: the server is not there.
             TimeoutError: it has not answered in time.
         """
-        if isinstance(num, bool) or not isinstance(num, int | np.integer) or num < 1:
-            raise ValueError(
-                f"`num` must be an integer of at least 1. Received: num={num!r}."
-            )
+        num = checks.integer("num", num)
         if seed is None:
             seed = secrets.randbits(63)
-        temperatures = sampling.row_temperatures(temperature, num)
-        inputs = {"temperature": temperatures}
+        inputs = {"temperature": checks.temperatures(temperature, num)}
         return self._predict("sample", inputs, seed)["images"]
 
     def log_likelihood(self, images, *, seed=0):
@@ -192,42 +183,45 @@ class Client:
         K was fixed by the export. Args and errors: as of `sample`; `images` are uint8
         `[n, height, width, channels]`.
         """
-        return self._predict("log_likelihood", {"images": images}, seed)[
-            "log_likelihood"
-        ]
+        inputs = {"images": self._images("log_likelihood", images)}
+        return self._predict("log_likelihood", inputs, seed)["log_likelihood"]
 
     def encode(self, images, *, seed=0):
         """A draw of each image's latents: dict of name to float32 `[n, ...]`."""
-        return self._predict("encode", {"images": images}, seed)
+        inputs = {"images": self._images("encode", images)}
+        return self._predict("encode", inputs, seed)
 
     def decode(self, latents, *, seed=0):
         """Draw images of latents, a dict as `encode` gives: uint8 `[n, ...]`."""
-        return self._predict("decode", dict(latents), seed)["images"]
+        shapes = {name: shape for name, (_, shape) in self._inputs("decode").items()}
+        del shapes["seed"]
+        inputs = checks.latents(latents, latent_shapes=shapes)
+        return self._predict("decode", inputs, seed)["images"]
 
     def reconstruct(self, images, *, seed=0):
         """Encode images and draw them again: uint8 `[n, height, width, channels]`."""
-        return self._predict("reconstruct", {"images": images}, seed)["images"]
+        inputs = {"images": self._images("reconstruct", images)}
+        return self._predict("reconstruct", inputs, seed)["images"]
 
     def complete(self, images, mask, *, seed=0):
         """Fill in the pixels where `mask`, uint8 `[n, height, width, 1]`, is 1."""
+        images = self._images("complete", images)
+        mask = checks.mask(mask, image_shape=images.shape[1:])
+        checks.same_rows(images=images, mask=mask)
         inputs = {"images": images, "mask": mask}
         return self._predict("complete", inputs, seed)["images"]
+
+    def _images(self, signature, images):
+        """Checked images; how many levels they may have, only the server knows."""
+        _, image_shape = self._inputs(signature)["images"]
+        return checks.images(images, image_shape=image_shape)
 
     # Requests.
 
     def _predict(self, signature, inputs, seed):
-        rules = {k: v for k, v in self._inputs(signature).items() if k != "seed"}
-        inputs = _checked(inputs, rules)
+        self._inputs(signature)  # is there such a signature?
         num = len(next(iter(inputs.values())))
-        if np.ndim(seed) == 0:
-            seed = sampling.row_seeds(seed, num)
-        inputs |= _checked({"seed": seed}, {"seed": (np.int64, ())})
-        if len({len(value) for value in inputs.values()}) != 1 or num == 0:
-            sizes = {key: len(value) for key, value in inputs.items()}
-            raise ValueError(
-                f"All inputs must have the same number of rows, at least one. "
-                f"Received: {sizes}."
-            )
+        inputs = inputs | {"seed": sampling.row_seeds(seed, num)}
         parts, start = [], 0
         while start < num:
             rows = slice(start, start + self.max_batch_size)
@@ -311,8 +305,15 @@ class Client:
         said = f"{rule[1]} Received: {rule[2]}." if rule else details
         if not rule and not _SHAPES.search(details or ""):
             return ValueError(f"The server refused the request to {where}: {said}")
-        if rule and (inputs is None or _breaks(rule[1], inputs)):
+        if rule and (inputs is None or _LIMIT.search(rule[1])):
             return ValueError(said)
+        in_range = rule and _RANGE.match(rule[1])
+        if in_range:  # the one rule of values that is not known before a refusal
+            name, largest = in_range.groups()
+            try:
+                checks.in_levels(inputs[name], int(largest) + 1, name=name)
+            except ValueError as own_fault:
+                return own_fault
         return _MergedError(
             f"All requests that the server merges must keep its rules. Received: this "
             f"one does, but {where} refused others with it ({said}), again and again "
@@ -323,37 +324,3 @@ class Client:
 
 class _MergedError(ConnectionError):
     """A good request was refused with a bad one that the server merged it with."""
-
-
-def _breaks(rule, inputs):
-    """Whether checked inputs break a rule of the graph that `_checked` cannot know."""
-    in_range = _RANGE.match(rule)
-    if in_range:
-        return inputs[in_range[1]].max() > int(in_range[2])
-    return _LIMIT.search(rule) is not None
-
-
-def _checked(inputs, rules):
-    """The inputs as arrays of the served types, or a ValueError that says the rule."""
-    if inputs.keys() != rules.keys():
-        raise ValueError(
-            f"The inputs must be {sorted(rules)}. Received: {sorted(inputs)}."
-        )
-    arrays = {}
-    for name, value in inputs.items():
-        dtype, shape = rules[name]
-        array = np.asarray(value)
-        same_kind = array.dtype == dtype or (
-            array.dtype.kind == "f" and np.dtype(dtype).kind == "f"
-        )
-        if not same_kind or array.shape[1:] != shape or array.ndim == 0:
-            sizes = ", ".join(["n", *map(str, shape)])
-            raise ValueError(
-                f"`{name}` must be {np.dtype(dtype).name} [{sizes}]. Received: "
-                f"dtype={array.dtype}, shape={array.shape}."
-            )
-        if not np.isfinite(array).all():
-            received = array[~np.isfinite(array)][0]
-            raise ValueError(f"`{name}` must be finite. Received: {received}.")
-        arrays[name] = array.astype(dtype)
-    return arrays

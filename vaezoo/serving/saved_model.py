@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 import vaezoo
-from vaezoo import units
+from vaezoo import checks, units
 from vaezoo.models import computations
 from vaezoo.zoo import entries, provenance, registry
 
@@ -82,8 +82,10 @@ def export(
         FileExistsError: if `directory` is there already; it is left as it is.
         OSError: if the folder cannot be written.
     """
-    _check_positive("num_importance_samples", num_importance_samples)
-    _check_positive("max_batch_size", max_batch_size)
+    num_importance_samples = checks.integer(
+        "num_importance_samples", num_importance_samples
+    )
+    max_batch_size = checks.integer("max_batch_size", max_batch_size)
     functions = _signature_functions(model, num_importance_samples, jit)
     names = _selected(signatures, functions)
     with _version_folder(directory) as (folder, final):
@@ -250,13 +252,8 @@ def _shape_assertions(inputs):
         padded = tf.pad(received, [[0, len(sizes)]])
         same_rank = tf.equal(tf.size(received), len(sizes) + 1)
         same_sizes = tf.reduce_all(tf.equal(padded[1 : len(sizes) + 1], sizes))
-        assertions.append(
-            _rule(
-                same_rank & same_sizes,
-                f"`{name}` must have the shape [{', '.join(map(str, ['n', *sizes]))}].",
-                received,
-            )
-        )
+        rule = checks.array_rule(name, value.dtype.name, sizes)
+        assertions.append(_rule(same_rank & same_sizes, rule, received))
     return assertions
 
 
@@ -266,7 +263,7 @@ def _assertions(model, inputs, max_batch_size):
     assertions = [
         _rule(
             tf.reduce_all(tf.equal(rows, rows[0])),
-            f"{', '.join(inputs)} must have the same number of rows.",
+            checks.rows_rule(inputs),
             tf.stack(rows),
         ),
         _rule(
@@ -276,32 +273,20 @@ def _assertions(model, inputs, max_batch_size):
             rows[0],
         ),
     ]
+    levels = {"images": model.levels, "mask": 2}
     for name, value in inputs.items():
-        levels = {"images": model.levels, "mask": 2}.get(name)
-        if levels is not None and levels < 256:
-            assertions.append(
-                _rule(
-                    tf.reduce_all(value < levels),
-                    f"`{name}` must have values in 0..{levels - 1}.",
-                    tf.reduce_max(value),
-                )
-            )
-        elif name == "temperature":
-            assertions.append(
-                _rule(
-                    tf.reduce_all((value > 0) & tf.math.is_finite(value)),
-                    "`temperature` must be positive and finite; 1 is the model.",
-                    value,
-                )
-            )
+        received = value
+        if name == "temperature":
+            holds = (value > 0) & tf.math.is_finite(value)
+            rule = checks.temperature_rule()
         elif value.dtype.is_floating:
-            assertions.append(
-                _rule(
-                    tf.reduce_all(tf.math.is_finite(value)),
-                    f"`{name}` must be finite.",
-                    value,
-                )
-            )
+            holds, rule = tf.math.is_finite(value), checks.finite_rule(name)
+        elif levels.get(name, 256) < 256:
+            holds, rule = value < levels[name], checks.levels_rule(name, levels[name])
+            received = tf.reduce_max(value)
+        else:  # every value is a seed, and a level of 256
+            continue
+        assertions.append(_rule(tf.reduce_all(holds), rule, received))
     return assertions
 
 
@@ -397,10 +382,3 @@ def _selected(signatures, functions):
             f"signatures={signatures!r}."
         )
     return [name for name in functions if name in wanted]
-
-
-def _check_positive(name, value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r}."
-        )

@@ -1,0 +1,263 @@
+"""The input rules: what each takes, what it refuses, and in which words."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vaezoo import checks
+
+SHAPE = (8, 8, 1)
+IMAGES = np.ones((2, *SHAPE), np.uint8)
+LATENTS = {"y": (3,), "z": (4, 4, 2)}
+CODES = {"y": np.zeros((2, 3)), "z": np.zeros((2, 4, 4, 2), np.float32)}
+SEEDS = np.array([3, -4], np.int64)
+
+
+def images(value, **options):
+    return checks.images(value, image_shape=SHAPE, **{"levels": 2} | options)
+
+
+def latents(value):
+    return checks.latents(value, latent_shapes=LATENTS)
+
+
+# What is taken -> what the code goes on with.
+GOOD = {
+    "an int": (checks.integer, ("num", 3), {}, 3),
+    "an integer of numpy": (checks.integer, ("num", np.int64(3)), {}, 3),
+    "an unsigned integer": (checks.integer, ("num", np.uint8(3)), {}, 3),
+    "an array of one integer": (checks.integer, ("num", np.array(3)), {}, 3),
+    "no integer": (checks.integer, ("num", None), {"optional": True}, None),
+    "the least": (checks.integer, ("num", 0), {"minimum": 0}, 0),
+    "the most": (checks.integer, ("num", 256), {"maximum": 256}, 256),
+    "a shape": (checks.image_shape, ([np.int32(28), 28, 1],), {}, (28, 28, 1)),
+    "sizes": (checks.integers, ("size", (4, 5)), {"of": ("a", "b")}, (4, 5)),
+    "a number": (checks.number, ("timeout", 0.5), {"above": 0}, 0.5),
+    "an integer as number": (checks.number, ("timeout", 3), {"above": 0}, 3),
+    "a float of numpy": (checks.number, ("limit", np.float32(0.5)), {}, 0.5),
+    "the least number": (checks.number, ("bits", 0), {"minimum": 0}, 0),
+    "the largest number": (checks.number, ("weight", 1), {"maximum": 1}, 1),
+    "no number": (checks.number, ("minutes", None), {"optional": True}, None),
+    "a choice": (checks.choice, ("mode", "mean", ("sample", "mean")), {}, "mean"),
+    "a choice of numpy": (checks.choice, ("c", np.int64(3), (None, 3)), {}, 3),
+    "no choice": (checks.choice, ("channels", None, (None, 1, 3)), {}, None),
+    "images": (images, (IMAGES,), {}, IMAGES),
+    "8 bits": (images, (IMAGES * 255,), {"levels": 256}, IMAGES * 255),
+    "5 levels": (images, (IMAGES * 4,), {"levels": 5}, IMAGES * 4),
+    "images in a list": (images, (list(IMAGES),), {}, IMAGES),
+    "a mask": (checks.mask, (IMAGES,), {"image_shape": (8, 8, 3)}, IMAGES),
+    "a seed": (checks.seed, (-(2**63),), {}, -(2**63)),
+    "a seed of numpy": (checks.seed, (np.int32(7),), {}, 7),
+    "a seed of the rows": (checks.seeds, (np.uint32(7), 2), {}, 7),
+    "seeds": (checks.seeds, (SEEDS, 2), {}, SEEDS),
+    "seeds in a list": (checks.seeds, ([3, -4], 2), {}, SEEDS),
+    "a temperature": (checks.temperatures, (0.5, 2), {}, np.float32([0.5, 0.5])),
+    "an integer one": (checks.temperatures, (2, 2), {}, np.float32([2, 2])),
+    "temperatures": (checks.temperatures, ([0.5, 2], 2), {}, np.float32([0.5, 2])),
+    "latents": (latents, (CODES,), {}, CODES),
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_what_is_taken(case):
+    check, arguments, options, expected = GOOD[case]
+    actual = check(*arguments, **options)
+    if isinstance(expected, dict):
+        assert list(actual) == list(LATENTS)
+        for name, value in expected.items():
+            assert actual[name].dtype == np.float32
+            np.testing.assert_array_equal(actual[name], value)
+    elif isinstance(expected, np.ndarray):
+        assert actual.dtype == expected.dtype
+        np.testing.assert_array_equal(actual, expected)
+    else:
+        assert actual == expected
+        if isinstance(expected, int) and check is not checks.number:
+            assert type(actual) is int  # also where NumPy's was given
+
+
+A_COUNT = "`num` must be a positive integer. Received: num={}."
+A_SHAPE = "`image_shape` must be (height, width, channels), 3 positive integers."
+A_BATCH = "`images` must be uint8 [n, 8, 8, 1]. Received: {}."
+A_SEED = "`seed` must be an integer that fits in int64. Received: seed={}."
+ROW_SEEDS = "`seed` must be an int, or int64 [2], one a row. Received: {}."
+TEMPERATURE = checks.temperature_rule() + " Received: {}."
+EXACTLY = (
+    "`latents` must hold exactly y [n, 3] and z [n, 4, 4, 2], floats with one n of at "
+    "least 1. Received: {}."
+)
+
+# What is refused -> how the message begins.
+BAD = {
+    "zero": (checks.integer, ("num", 0), {}, A_COUNT.format(0)),
+    "a bool": (checks.integer, ("num", True), {}, A_COUNT.format(True)),
+    "a float": (checks.integer, ("num", 2.0), {}, A_COUNT.format(2.0)),
+    "text": (checks.integer, ("num", "3"), {}, A_COUNT.format("'3'")),
+    "none": (checks.integer, ("num", None), {}, A_COUNT.format(None)),
+    "two": (checks.integer, ("num", [1, 2]), {}, A_COUNT.format([1, 2])),
+    "a bool of numpy": (checks.integer, ("num", np.bool_(True)), {}, A_COUNT[:35]),
+    "zero or none": (
+        checks.integer,
+        ("num", 0),
+        {"optional": True, "advice": "None is all."},
+        "`num` must be a positive integer or None. Received: num=0. None is all.",
+    ),
+    "below the least": (
+        checks.integer,
+        ("num_rounds", -1),
+        {"minimum": 0},
+        "`num_rounds` must be an integer of at least 0. Received: num_rounds=-1.",
+    ),
+    "above the most": (
+        checks.integer,
+        ("levels", 257),
+        {"minimum": 2, "maximum": 256},
+        "`levels` must be an integer in 2..256. Received: levels=257.",
+    ),
+    "two sizes": (checks.image_shape, ((28, 28),), {}, A_SHAPE),
+    "a size of 0": (checks.image_shape, ((28, 0, 1),), {}, A_SHAPE),
+    "a float size": (checks.image_shape, ((28, 28.0, 1),), {}, A_SHAPE),
+    "a bool size": (checks.image_shape, ((28, 28, True),), {}, A_SHAPE),
+    "one size": (checks.image_shape, (28,), {}, A_SHAPE),
+    "a text": (checks.image_shape, ("281",), {}, A_SHAPE),
+    "no time": (
+        checks.number,
+        ("timeout", 0),
+        {"above": 0},
+        "`timeout` must be a finite number, above 0. Received: timeout=0.",
+    ),
+    "nan": (
+        checks.number,
+        ("bits", np.nan),
+        {"minimum": 0},
+        "`bits` must be a finite number, at least 0. Received: bits=nan.",
+    ),
+    "infinity": (checks.number, ("x", np.inf), {}, "`x` must be a finite number. Rec"),
+    "a bool as number": (checks.number, ("x", True), {}, "`x` must be a finite"),
+    "a text as number": (checks.number, ("x", "1"), {}, "`x` must be a finite"),
+    "too much": (
+        checks.number,
+        ("weight", 1.5),
+        {"above": 0, "maximum": 1},
+        "`weight` must be a finite number, above 0 and at most 1. Received: weight=",
+    ),
+    "no such mode": (
+        checks.choice,
+        ("mode", "median", ("sample", "mean")),
+        {},
+        "`mode` must be 'sample' or 'mean'. Received: mode='median'.",
+    ),
+    "true is not 1": (
+        checks.choice,
+        ("channels", True, (None, 1, 3)),
+        {},
+        "`channels` must be None, 1 or 3. Received: channels=True.",
+    ),
+    "float images": (images, (IMAGES * 1.0,), {}, A_BATCH.format("dtype=float64")),
+    "bool images": (images, (IMAGES > 0,), {}, A_BATCH.format("dtype=bool")),
+    "integer images": (images, (IMAGES.tolist(),), {}, A_BATCH.format("dtype=int64")),
+    "one image": (images, (IMAGES[0],), {}, A_BATCH.format("shape=(8, 8, 1)")),
+    "small": (images, (IMAGES[:, 1:],), {}, A_BATCH.format("shape=(2, 7, 8, 1)")),
+    "ragged images": (images, ([IMAGES[0], [1]],), {}, A_BATCH[:45]),
+    "no image": (images, (None,), {}, A_BATCH.format("a NoneType")[:-1]),
+    "no images": (images, (IMAGES[:0],), {}, "`images` must have at least one row."),
+    "a grey image": (
+        images,
+        (IMAGES * 255,),
+        {},
+        "`images` must have values in 0..1. Received: values up to 255. Binarize",
+    ),
+    "a sixth level": (
+        images,
+        (IMAGES * 5,),
+        {"levels": 5},
+        "`images` must have values in 0..4. Received: values up to 5. Reduce them to 5",
+    ),
+    "a mask of 2": (
+        checks.mask,
+        (IMAGES * 2,),
+        {"image_shape": SHAPE},
+        "`mask` must have values in 0..1. Received: values up to 2. 1 marks",
+    ),
+    "a mask of colours": (
+        checks.mask,
+        (np.zeros((2, 8, 8, 3), np.uint8),),
+        {"image_shape": (8, 8, 3)},
+        "`mask` must be uint8 [n, 8, 8, 1]. Received: shape=(2, 8, 8, 3).",
+    ),
+    "rows": (
+        checks.same_rows,
+        (),
+        {"images": IMAGES, "mask": IMAGES[:1]},
+        "`images` and `mask` must have the same number of rows. "
+        "Received: 2 of images, 1 of mask.",
+    ),
+    "a float seed": (checks.seed, (0.5,), {}, A_SEED.format(0.5)),
+    "a bool seed": (checks.seeds, (True, 2), {}, A_SEED.format(True)),
+    "a large seed": (checks.seeds, (2**63, 2), {}, A_SEED.format(2**63)),
+    "a text seed": (checks.seeds, ("a", 2), {}, A_SEED.format("'a'")),
+    "three seeds": (
+        checks.seeds,
+        ([1, 2, 3], 2),
+        {},
+        ROW_SEEDS.format("shape=(3,), dtype=int64"),
+    ),
+    "short seeds": (
+        checks.seeds,
+        (SEEDS.astype(np.int32), 2),
+        {},
+        ROW_SEEDS.format("shape=(2,), dtype=int32"),
+    ),
+    "cold": (checks.temperatures, (0, 2), {}, TEMPERATURE.format("temperature=0")),
+    "negative": (checks.temperatures, ([1, -1], 2), {}, TEMPERATURE[:-4]),
+    "no temperature": (checks.temperatures, (np.nan, 2), {}, TEMPERATURE[:-4]),
+    "hot": (checks.temperatures, (np.inf, 2), {}, TEMPERATURE[:-4]),
+    "hot in float32": (checks.temperatures, (1e300, 2), {}, TEMPERATURE[:-4]),
+    "cold in float32": (checks.temperatures, (1e-60, 2), {}, TEMPERATURE[:-4]),
+    "three temperatures": (checks.temperatures, ([1, 1, 1], 2), {}, TEMPERATURE[:-4]),
+    "a text as temperature": (checks.temperatures, ("1", 2), {}, TEMPERATURE[:-4]),
+    "a bool as temperature": (checks.temperatures, (True, 2), {}, TEMPERATURE[:-4]),
+    "a latent is missing": (
+        latents,
+        ({"y": CODES["y"]},),
+        {},
+        EXACTLY.format("y float64[2, 3]"),
+    ),
+    "an unknown latent": (latents, (CODES | {"x": CODES["y"]},), {}, EXACTLY[:-4]),
+    "another shape": (latents, (CODES | {"y": np.zeros((2, 4))},), {}, EXACTLY[:-4]),
+    "other rows": (latents, (CODES | {"y": np.zeros((3, 3))},), {}, EXACTLY[:-4]),
+    "no rows": (latents, ({k: v[:0] for k, v in CODES.items()},), {}, EXACTLY[:-4]),
+    "a scalar": (latents, (CODES | {"y": 0.0},), {}, EXACTLY[:-4]),
+    "bools": (latents, (CODES | {"y": CODES["y"] > 0},), {}, EXACTLY[:-4]),
+    "an array": (latents, (CODES["y"],), {}, EXACTLY.format("a ndarray")),
+    "a latent of nan": (
+        latents,
+        (CODES | {"y": np.full((2, 3), np.nan)},),
+        {},
+        "`y` must be finite. Received: y with nan.",
+    ),
+    "no latents": (
+        lambda values: checks.latents(values, latent_shapes={}),
+        ({},),
+        {},
+        "`latents` must hold exactly nothing",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_refused(case):
+    check, arguments, options, message = BAD[case]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as error:
+        check(*arguments, **options)
+    assert "Received: " in str(error.value)
+    assert str(error.value).endswith(".")
+
+
+def test_no_tensorflow():
+    """The client's process and `import vaezoo` do without, until they need it."""
+    script = "import sys, vaezoo.checks; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
