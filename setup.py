@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(
@@ -13,6 +14,21 @@ VERSION = re.search(
 ).group(1)
 README = ROOT / "README.md"
 
+
+class BuildWithZoo(build_py):
+    """Puts zoo_configs/ into the package.
+
+    As a package of `setup` it would make the layout too rich for a plain .pth, and an
+    editable install would be a finder, which Python asks after the folders of the
+    path: where the clone is a folder `vaezoo` of the current one, too late.
+    """
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.packages = [*self.packages, "vaezoo.zoo_configs"]
+        self.package_dir["vaezoo.zoo_configs"] = "zoo_configs"
+
+
 setup(
     name="vaezoo",
     version=VERSION,
@@ -21,8 +37,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=[*find_packages(include=["vaezoo", "vaezoo.*"]), "vaezoo.zoo_configs"],
-    package_dir={"vaezoo.zoo_configs": "zoo_configs"},
+    cmdclass={"build_py": BuildWithZoo},
+    packages=find_packages(include=["vaezoo", "vaezoo.*"]),
+    package_dir={"": "."},  # said, so that setuptools may add the folder to the path
     package_data={
         "": ["*.bib", "*.md", "*.tsv", "*.txt"],
         "vaezoo": ["py.typed", "pretrained/*.h5"],

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -56,35 +57,69 @@ def test_version():
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_the_zoo(tmp_path):
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path]
-    source = tmp_path / "source"
-    source.mkdir()
+def test_the_import_works_from_anywhere(installed):
+    """Above the clone too, where Python meets its root, a folder `vaezoo`, first."""
+    python, clone, kind = installed
+    script = (
+        "import vaezoo; vaezoo.load; print(vaezoo.__file__); "
+        "print(*vaezoo.list_models(), sep=',')"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    site = python.parents[1] if kind == "wheel" else clone
+    folders = {clone.parent: site, clone: clone, python.parent: site}
+    for folder, source in folders.items():
+        output = run(python, "-c", script, cwd=folder, env=environment)
+        file, models = output.splitlines()
+        assert source in Path(file).parents
+        assert models.split(",") == vaezoo.list_models()
+    environment["PYTHONPATH"] = str(clone)
+    script = "import vaezoo; print(vaezoo.load.__module__)"
+    output = run(sys.executable, "-c", script, cwd=clone.parent, env=environment)
+    assert output == "vaezoo.zoo.registry"
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def installed(request, clone, tmp_path_factory):
+    """An environment with vaezoo: its Python, the clone, and how it is installed."""
+    environment = tmp_path_factory.mktemp("environment").resolve()
+    run(sys.executable, "-m", "venv", "--without-pip", environment)
+    python = environment / "bin" / "python"
+    # What vaezoo needs is taken from the environment of the tests, after its own.
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "zz_tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    source = ["-e", clone] if request.param == "editable" else [wheel_of(clone)]
+    run(*PIP, "--python", python, "install", "--quiet", *OFFLINE, *source)
+    return python, clone, request.param
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clone in a folder of the package's name."""
+    clone = tmp_path_factory.mktemp("above").resolve() / "vaezoo"
+    clone.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+        shutil.copy(ROOT / name, clone)
     for name in ("vaezoo", "zoo_configs"):
-        shutil.copytree(ROOT / name, source / name)
-    run(*pip, "wheel", *options, source)
-    (wheel,) = tmp_path.glob("vaezoo-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+        shutil.copytree(ROOT / name, clone / name)
+    return clone
+
+
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+OFFLINE = ["--no-deps", "--no-build-isolation"]
+
+
+def wheel_of(clone):
+    run(*PIP, "wheel", *OFFLINE, "--wheel-dir", clone.parent, clone)
+    (wheel,) = clone.parent.glob("vaezoo-*.whl")
+    return wheel
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_zoo(clone):
+    names = zipfile.ZipFile(wheel_of(clone)).namelist()
     for name in ("vaezoo/py.typed", "vaezoo/cli.py", "vaezoo/models/pixelvae.py"):
         assert name in names
     for folder in ("zoo_configs", "vaezoo/pretrained"):
         for path in (ROOT / folder).glob("*.[hy]*"):
             prefix = "" if folder.startswith("vaezoo") else "vaezoo/"
             assert f"{prefix}{folder}/{path.name}" in names
-
-    site = tmp_path / "site"
-    zipfile.ZipFile(wheel).extractall(site)
-    script = "import vaezoo; print(vaezoo.__file__); print(*vaezoo.list_models())"
-    output = run(
-        sys.executable,
-        "-c",
-        script,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site)},
-    )
-    file, models = output.splitlines()
-    assert site in Path(file).parents
-    assert models.split() == vaezoo.list_models()
