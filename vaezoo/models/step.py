@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from vaezoo import inference, sampling, strategies, units
 from vaezoo.layers import weight_norm
-from vaezoo.models import computations
+from vaezoo.models import batches, computations
 from vaezoo.models.averages import WeightAverages
+from vaezoo.models.gradients import accumulate
 from vaezoo.models.objective import Objective, num_dims
 
 _EVALUATION_STEP = -1  # keys the noise of `test_step`, which no training step shares
@@ -351,37 +352,6 @@ class TrainedModel(keras.Model):
             if mean.name in values:  # the decoder alone has no KL terms
                 mean.update_state(values[mean.name])
 
-    def images_of(self, data):
-        """Images of what `fit` was given: images | (images, ...) | {"image": ...}.
-
-        Raises:
-            ValueError: if they break a rule for images, or there are none.
-        """
-        images = data
-        if isinstance(images, dict):
-            if "image" not in images:
-                raise ValueError(
-                    "A dict of data must have the key 'image'. Received: "
-                    f"keys={sorted(images)}. Rename the key, or map to the images."
-                )
-            images = images["image"]
-        elif isinstance(images, tuple | list):
-            return self.images_of(images[0])
-        return self._checked(images)
-
-    def _global_rows(self, images):
-        """Index of each row in the global batch, and the size of that batch."""
-        num_rows = tf.shape(images, out_type=tf.int64)[0]
-        context = tf.distribute.get_replica_context()
-        replicas = context.num_replicas_in_sync
-        if replicas == 1:
-            return tf.range(num_rows), tf.cast(num_rows, tf.float32)
-        here = tf.one_hot(context.replica_id_in_sync_group, replicas, dtype=tf.int64)
-        counts = context.all_reduce(tf.distribute.ReduceOp.SUM, here * num_rows)
-        before = tf.range(replicas) < context.replica_id_in_sync_group
-        offset = tf.reduce_sum(tf.where(before, counts, tf.zeros_like(counts)))
-        return offset + tf.range(num_rows), tf.cast(tf.reduce_sum(counts), tf.float32)
-
     def _seeds(self, step, rows):
         run = sampling.fold_in(self._objective.seed, step)
         return sampling.fold_in(run, rows)
@@ -397,11 +367,11 @@ class TrainedModel(keras.Model):
                     "Received: a model with data_initialized=False. Call `fit`, which "
                     "does it, or `model.initialize(images)` with one real batch."
                 )
-        images, objective = self.images_of(data), self._objective
+        images, objective = self._checked(batches.images_in(data)), self._objective
         context = tf.distribute.get_replica_context()
         all_sum = functools.partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
         step = tf.convert_to_tensor(self.optimizer.iterations)
-        rows, global_size = self._global_rows(images)
+        rows, global_size = batches.global_rows(images)
 
         def all_means(values):
             return [total / global_size for total in all_sum(values)]
@@ -414,7 +384,7 @@ class TrainedModel(keras.Model):
                     strict=True,
                 )
             )
-        loss, terms, gradients = self._accumulate(parts, step, all_means)
+        loss, terms, gradients = accumulate(self, objective, parts, step, all_means)
 
         variables = self.trained_variables
         gradients = objective.clip(all_means(gradients), num_dims(images))
@@ -438,72 +408,14 @@ class TrainedModel(keras.Model):
         self._update_metrics(images, loss, terms)
         return self.get_metrics_result()
 
-    def _accumulate(self, parts, step, all_means):
-        """Loss and terms of each row, and the gradients' sums over a replica's rows.
-
-        Args:
-            parts: list of (images, seeds), computed one after the other.
-            step: int64 scalar.
-            all_means: function from sums over this replica's rows to means over the
-                global batch.
-        """
-        objective, mean_kls = self._objective, None
-        if objective.free_bits_nats and len(parts) > 1 and self.mode != "decoder":
-            # Free bits are of the whole batch, so its KL has to be known beforehand.
-            kls = [self._kl_terms(*part) for part in parts]
-            mean_kls = all_means(
-                [
-                    tf.add_n([tf.reduce_sum(x) for x in values])
-                    for values in zip(*kls, strict=True)
-                ]
-            )
-        variables = self.trained_variables
-        gradients, losses, all_terms = [], [], []
-        for images, seeds in parts:
-            # After the part before, so that one part's activations are held at a time.
-            with tf.control_dependencies(gradients), tf.GradientTape() as tape:
-                terms, latents = computations.elbo_terms(
-                    self, images, seeds, training=True
-                )
-                means = mean_kls
-                if objective.free_bits_nats and means is None:
-                    means = all_means(_sums(terms, latents))
-                kl = objective.kl_term(terms, list(latents), step, mean_kls=means)
-                loss = terms["reconstruction"] + kl
-                auxiliary = self.auxiliary_loss(images, latents)
-                if auxiliary is not None:
-                    loss += auxiliary
-                total_loss = self.optimizer.scale_loss(tf.reduce_sum(loss))
-            of_part = [  # a variable may be unused, such as the last vertical gate's
-                tf.zeros(variable.shape) if gradient is None else gradient
-                for variable, gradient in zip(
-                    variables, tape.gradient(total_loss, variables), strict=True
-                )
-            ]
-            if gradients:
-                of_part = [x + y for x, y in zip(gradients, of_part, strict=True)]
-            gradients = of_part
-            losses.append(loss)
-            all_terms.append(terms)
-        terms = {name: tf.concat([t[name] for t in all_terms], 0) for name in terms}
-        return tf.concat(losses, 0), terms, gradients
-
-    def _kl_terms(self, images, seeds):
-        """KL of each latent of a training step, a list of `[batch]`."""
-        features = self.features(images, training=True)
-        latents, _ = self.infer(
-            features, seeds=sampling.fold_in(seeds, 0), training=True
-        )
-        return [latent.kl_divergence() for latent in latents.values()]
-
     def test_step(self, data):
         """The ELBO's terms with the KL weight 1.
 
         An image's noise is keyed by the image, so that the figure depends neither on
         the order nor on the batches.
         """
-        images = self.images_of(data)
-        seeds = self._seeds(_EVALUATION_STEP, _hashes(images))
+        images = self._checked(batches.images_in(data))
+        seeds = self._seeds(_EVALUATION_STEP, batches.hashes(images))
         terms, latents = computations.elbo_terms(self, images, seeds)
         loss = -terms["elbo"]
         auxiliary = self.auxiliary_loss(images, latents)
@@ -530,7 +442,10 @@ class TrainedModel(keras.Model):
             Keras's `History`.
         """
         if not self.data_initialized:
-            self.initialize(self._first_batch(x, kwargs.get("batch_size") or 32))
+            batch_size = kwargs.get("batch_size") or 32
+            self.initialize(
+                batches.first_batch(x, batch_size, self.distribute_strategy)
+            )
         if isinstance(x, tf.data.Dataset | tf.distribute.DistributedDataset):
             kwargs.setdefault("shuffle", False)  # Keras warns that it cannot
         averages = None if self.optimizer is None else self.averages
@@ -548,35 +463,3 @@ class TrainedModel(keras.Model):
         if self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trained_variables)
-
-    def _first_batch(self, x, batch_size):
-        """The first batch of what `fit` was given, of all replicas together."""
-        if isinstance(x, tf.distribute.DistributedDataset):
-            strategy = self.distribute_strategy
-
-            @tf.function
-            def integers(data):  # collective operations have no uint8
-                return strategy.run(
-                    lambda part: tf.cast(self.images_of(part), tf.int32), (data,)
-                )
-
-            images = integers(next(iter(x)))
-            return tf.cast(strategy.gather(images, axis=0), tf.uint8)
-        if isinstance(x, tf.data.Dataset):
-            return self.images_of(next(iter(x)))
-        if isinstance(x, keras.utils.PyDataset):
-            return self.images_of(x[0])
-        return self.images_of(tf.nest.map_structure(lambda part: part[:batch_size], x))
-
-
-def _sums(terms, latents):
-    """Sums of each latent's KL over a replica's rows."""
-    kls = [terms[f"kl/{name}"] for name in latents]
-    return [tf.reduce_sum(tf.stop_gradient(values)) for values in kls]
-
-
-def _hashes(images):
-    """An int64 for each image, `[batch]`, a sum of its levels times fixed numbers."""
-    flat = tf.reshape(images, [-1, num_dims(images)])
-    numbers = sampling.fold_in(0, tf.range(flat.shape[1], dtype=tf.int64))
-    return tf.reduce_sum(tf.cast(flat, tf.int64) * numbers, axis=1)  # wraps
