@@ -315,8 +315,8 @@ def test_the_second_url_serves_when_the_first_fails(server, remote):
 
 def test_concurrent_processes_download_once(server, remote, vaezoo_home):
     script = (
-        "import sys; from vaezoo import weights, zoo;"
-        "print(weights.fetch(zoo.WeightsInfo.model_validate_json(sys.argv[1])))"
+        "import sys; from vaezoo.zoo import entries, weights;"
+        "print(weights.fetch(entries.WeightsInfo.model_validate_json(sys.argv[1])))"
     )
     command = [sys.executable, "-c", script, remote.model_dump_json()]
     processes = [

@@ -12,7 +12,10 @@ import tensorflow as tf
 from vaezoo import plots
 
 _NUM_SHOWN = 12  # kinds of operations in the table
-# They last as long as what they call, which is counted by itself.
+# "layer/Relu:Relu"; "ExecutorState::Process" and the like are no operations. oneDNN's
+# and the fused ones have the plain names that they stand for.
+_OPERATION = re.compile(r"[^:]+:(?:_MklNative|_Mkl|_(?=Fused))?(\w+)")
+# They last as long as what they call or wait for, which is counted by itself.
 _CALLERS = re.compile(r"PartitionedCall$|While$|If$|Case$|^_")
 
 
@@ -83,11 +86,11 @@ def summary(path, *, steps, seconds):
             milliseconds = event.duration_ps / 1e9 / steps
             if name.startswith("IteratorGetNextOp"):
                 waiting += milliseconds
-            elif line.name.startswith("tf_Compute") and ":" in name:
-                kind = name.rpartition(":")[2]
-                if kind.isidentifier() and not _CALLERS.search(kind):
-                    times[kind] += milliseconds
-                    counts[kind] += 1
+            elif line.name.startswith("tf_Compute"):
+                operation = _OPERATION.fullmatch(name)
+                if operation and not _CALLERS.search(operation[1]):
+                    times[operation[1]] += milliseconds
+                    counts[operation[1]] += 1
     total = sum(times.values())
     step = 1000 * seconds / steps
     shown = times.most_common(_NUM_SHOWN)
