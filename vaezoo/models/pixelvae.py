@@ -206,8 +206,8 @@ class PixelVAE(VAE):
 class Encoder(keras.layers.Layer):
     """Posterior parameters from an image: eight 3x3 convolutions and a dense layer.
 
-    Each of the three halvings rounds up (28, 14, 7, 4): odd sizes are padded with
-    zeros below and to the right.
+    Each of the three halvings rounds up (28, 14, 8, 4): odd sizes that will be halved
+    are padded with zeros below and to the right, 7 to 8 before the fifth convolution.
     """
 
     def __init__(self, latent_size, **kwargs):
@@ -233,10 +233,12 @@ class Encoder(keras.layers.Layer):
     def call(self, images):
         """`[batch, height, width, channels]` to location and log scale, float32."""
         features = images
+        halvings = sum(layer.strides == 2 for layer in self.convolutions)
         for convolution in self.convolutions:
-            if convolution.strides == 2:
+            if halvings:  # the authors' code: 7x7 is padded before it is convolved
                 odd = [size % 2 for size in features.shape[1:3]]
                 features = tf.pad(features, [[0, 0], [0, odd[0]], [0, odd[1]], [0, 0]])
+            halvings -= convolution.strides == 2
             features = convolution(features)
         flat = tf.reshape(features, [-1, features.shape[1:].num_elements()])
         parameters = tf.cast(self.parameters(flat), tf.float32)
