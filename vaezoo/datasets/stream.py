@@ -71,6 +71,7 @@ def training_stream(
     seed: int,
     position: Callable[[], int],
     split: str = "train",
+    crop_size: int | None = None,
     **options,
 ):
     """Streams the shuffled training split of a dataset, without end, from any step.
@@ -92,6 +93,8 @@ def training_stream(
             returns an int. Keras draws a batch within a step, so this should count
             steps that have ended; `optimizer.iterations` may have been raised already.
         split: the images to train on, as for `load_dataset`.
+        crop_size: side of a square that is cut out of each image, at a place that is a
+            function of (`seed`, epoch, index); None for whole images.
         **options: as for `load_dataset`.
 
     Returns:
@@ -110,6 +113,7 @@ def training_stream(
         batch_size=batch_size,
         shuffle=True,
         seed=seed,
+        crop_size=crop_size,
     )
 
     def stream(part, num_parts, parts_here=1):
@@ -137,7 +141,7 @@ def training_stream(
     return strategy.distribute_datasets_from_function(stream_of_worker), num_steps
 
 
-def _batches(definition, split, *, batch_size, shuffle, seed):
+def _batches(definition, split, *, batch_size, shuffle, seed, crop_size=None):
     """The steps of an epoch, and the function from a step (and a part) to images."""
     import tensorflow as tf
 
@@ -167,7 +171,10 @@ def _batches(definition, split, *, batch_size, shuffle, seed):
         if resample:
             key = [info.binarization_seed, 0] if fixed else [seed, epoch]
             x = _binarize(x, index, tf.stack([tf.cast(k, tf.int64) for k in key]))
-        return tf.ensure_shape(x, (None, *info.image_shape))
+        x = tf.ensure_shape(x, (None, *info.image_shape))
+        if crop_size is None:
+            return x
+        return _crops(x, index, tf.stack([tf.cast(seed, tf.int64), epoch]), crop_size)
 
     return num_steps, batch
 
@@ -207,3 +214,26 @@ def _binarize(levels, index, key):
 
     u = tf.map_fn(uniforms, index, fn_output_signature=tf.float32)
     return tf.cast(u < tf.cast(levels, tf.float32) / 255.0, tf.uint8)
+
+
+def _crops(images, index, key, size):
+    """Cuts a square out of each image, at a place drawn from (key, index)."""
+    import tensorflow as tf
+
+    height, width, channels = images.shape[1:]
+
+    def crop(image_and_index):
+        image, i = image_and_index
+        key_of_image = tf.random.experimental.stateless_fold_in(key, i)
+        # Another key than that of the image's binarization.
+        key_of_image = tf.random.experimental.stateless_fold_in(key_of_image, size)
+        ranges = tf.constant([height - size + 1, width - size + 1])
+        u = tf.random.stateless_uniform([2], key_of_image, alg="philox")
+        top, left = tf.unstack(tf.cast(u * tf.cast(ranges, tf.float32), tf.int32))
+        return tf.slice(image, [top, left, 0], [size, size, channels])
+
+    return tf.map_fn(
+        crop,
+        (images, index),
+        fn_output_signature=tf.TensorSpec([size, size, channels], images.dtype),
+    )

@@ -1,6 +1,8 @@
 """Checkpoints from which training continues exactly."""
 
 import contextlib
+import dataclasses
+import json
 import math
 import os
 import shutil
@@ -19,38 +21,35 @@ from vaezoo import checks, strategies
 from vaezoo.zoo import entries
 
 _STATE_FILE = "state.npz"
-_IDENTITY = {"name", "model", "dataset", "training"}  # what a run cannot change
+_IDENTITY = {"name", "model", "dataset"}  # what a run cannot change
 
 
 class CheckpointCallback(keras.callbacks.Callback):
     """Saves what training needs to continue exactly: weights and optimizer state.
 
-    A checkpoint is a folder `step-N`, N the number of optimizer steps done. It is
+    A checkpoint is a folder `step-N`, N the number of steps done in all phases. It is
     written under another name and renamed, so it is whole or not there; the newest two
-    are kept. With `use_ema`, the raw weights are saved, and their averages with the
-    optimizer. Nothing is saved when training ends: Keras has then put the averages
-    into the model. Of several workers the first saves.
+    are kept. It holds `training_state` of the model, the place in the run, and the
+    entry of the run with its history. Of several workers the first saves.
 
     Args:
         folder: where checkpoints are; made if it is not there.
-        entry: the `ZooEntry` that is trained; stored beside the state, and
-            compared with when a state is restored.
+        entry: the `ZooEntry` that is trained.
+        progress: the `vaezoo.training.progress.Progress` of the run, which stands
+            before this among the callbacks.
         every_steps: save every so many steps; None for no such rule.
         every_minutes: save every so many minutes; None for no such rule.
-
-    Attributes:
-        position: number of steps done. Unlike `optimizer.iterations` it stands still
-            during a step, in which Keras draws the next batch.
     """
 
-    def __init__(self, folder, *, entry, every_steps=None, every_minutes=None):
+    def __init__(
+        self, folder, *, entry, progress, every_steps=None, every_minutes=None
+    ):
         super().__init__()
         self._folder = Path(folder)
         self._entry = entry
+        self._progress = progress
         self._every_steps = checks.integer("every_steps", every_steps, optional=True)
         self._every_seconds = math.inf if every_minutes is None else every_minutes * 60
-        self.position = 0
-        self._saved_position = None
         self._saved_at = time.monotonic()
         self._stop = False
 
@@ -62,16 +61,16 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._stop = True
 
     def on_train_begin(self, logs=None):
-        self.position = num_steps(self.model)
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.position += 1
         strategy = self.model.distribute_strategy
         self._stop = strategies.any_worker(strategy, self._stop)
+        if batch + 1 == (self.params or {}).get("steps"):
+            return  # the epoch is saved when it has been validated
         if (
             self._stop
-            or (self._every_steps and self.position % self._every_steps == 0)
+            or (self._every_steps and self._progress.position % self._every_steps == 0)
             or time.monotonic() - self._saved_at >= self._every_seconds
         ):
             self._save()
@@ -79,76 +78,24 @@ class CheckpointCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self._save()
 
-    def restore(self, model):
-        """Restores the newest whole checkpoint, if there is any, and `position`.
-
-        Of several workers the first reads it and the others are told.
-
-        Args:
-            model: a `VAE` that is compiled, its optimizer built.
-
-        Raises:
-            ValueError: the checkpoint is of another model, dataset or recipe; the
-                message names the differences.
-        """
-        variables = _state(model)
-        strategy = model.distribute_strategy
-        state = self._read(variables) if strategies.is_chief(strategy) else None
-        if not strategies.any_worker(strategy, state is not None):
-            return
-        if state is None:
-            state = {key: np.zeros(v.shape, v.dtype) for key, v in variables.items()}
-        arrays = strategies.from_chief(strategy, list(state.values()))
-        for variable, array in zip(variables.values(), arrays, strict=True):
-            variable.assign(array)
-        self.position = num_steps(model)
-
-    def _read(self, variables):
-        """The newest whole state, arrays by the keys of `variables`, or `None`."""
-        for path in reversed(list_checkpoints(self._folder)):
-            try:
-                saved = entries.entry_from_file(path / entries.ENTRY_FILE)
-                with np.load(path / _STATE_FILE, allow_pickle=False) as file:
-                    state = {key: file[key] for key in file.files}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                warnings.warn(
-                    f"The checkpoint {str(path)!r} cannot be read and is passed over "
-                    f"for an older one: {error}",
-                    stacklevel=2,
-                )
-                continue
-            _check_same_run(saved, self._entry, path)
-            shapes = {key: array.shape for key, array in state.items()}
-            if shapes != {key: tuple(v.shape) for key, v in variables.items()}:
-                raise ValueError(
-                    f"A checkpoint must hold the variables of the model and its "
-                    f"optimizer. Received: {str(path)!r}, which has others. It may be "
-                    f"of another version of vaezoo; train into a new folder."
-                )
-            return {key: state[key] for key in variables}
-        return None
-
     def _save(self):
-        if self.position != self._saved_position:
-            if strategies.is_chief(self.model.distribute_strategy):
-                self._write()
-            self._saved_position = self.position
-            self._saved_at = time.monotonic()
+        if strategies.is_chief(self.model.distribute_strategy):
+            self._write()
+        self._saved_at = time.monotonic()
         if self._stop:
             raise SystemExit(0)
 
     def _write(self):
-        state = {
-            key: tf.convert_to_tensor(variable).numpy()
-            for key, variable in _state(self.model).items()
-        }
+        state = self.model.training_state() | self._progress.state()
+        position = self._progress.position
         if not all(np.all(np.isfinite(array)) for array in state.values()):
             raise FloatingPointError(
                 f"Weights and optimizer state must be finite to be saved. Received: "
-                f"others, after step {self.position}. {_AFTER_DIVERGENCE}"
+                f"others, after step {position}. {_AFTER_DIVERGENCE}"
             )
-        name = f"step-{self.position:09d}"
+        name = f"step-{position:09d}"
         temporary = self._folder / f".{name}"
+        entry = self._entry.model_copy(update={"history": self._progress.history})
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             for leftover in self._folder.glob(".step-*"):
@@ -158,12 +105,12 @@ class CheckpointCallback(keras.callbacks.Callback):
                 np.savez(file, **state)
                 file.flush()
                 os.fsync(file.fileno())
-            entries.write_entry(self._entry, temporary / entries.ENTRY_FILE)
+            entries.write_entry(entry, temporary / entries.ENTRY_FILE)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise OSError(
                 f"A checkpoint must be written whole. Received: {error}, after step "
-                f"{self.position}. The checkpoints saved before are whole: make room, "
+                f"{position}. The checkpoints saved before are whole: make room, "
                 "and continue with resume=True (--resume)."
             ) from error
         final = self._folder / name
@@ -176,6 +123,104 @@ class CheckpointCallback(keras.callbacks.Callback):
         for path in list_checkpoints(self._folder):
             if path not in kept:
                 shutil.rmtree(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as it was read: the run's entry, and arrays by name."""
+
+    path: Path
+    entry: entries.ZooEntry
+    state: dict[str, np.ndarray]
+
+    @property
+    def phase(self):
+        """Index of the phase that it is of."""
+        return int(self.state["progress"][0])
+
+    @property
+    def step(self):
+        """Number of steps done in that phase."""
+        return int(self.state["progress"][1])
+
+
+def newest(folder):
+    """The newest whole checkpoint in a folder, a `Checkpoint`, or `None`."""
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            entry = entries.entry_from_file(path / entries.ENTRY_FILE)
+            with np.load(path / _STATE_FILE, allow_pickle=False) as file:
+                state = {key: file[key] for key in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            warnings.warn(
+                f"The checkpoint {str(path)!r} cannot be read and is passed over "
+                f"for an older one: {error}",
+                stacklevel=2,
+            )
+            continue
+        if "progress" not in state:
+            raise ValueError(
+                "A checkpoint must be of this version of vaezoo. Received: "
+                f"{str(path)!r}, which does not say how far the run was. Train into a "
+                "new folder."
+            )
+        return Checkpoint(path, entry, state)
+    return None
+
+
+def share(checkpoint, strategy):
+    """The chief's checkpoint, on every worker; all of them have to call this.
+
+    Args:
+        checkpoint: the chief's `Checkpoint` or `None`; the others' `None`.
+        strategy: a `tf.distribute.Strategy`.
+
+    Returns:
+        A `Checkpoint`, or `None`.
+    """
+    if not strategies.is_multi_worker(strategy):
+        return checkpoint
+    text = "null"
+    if checkpoint is not None:
+        arrays = {k: (v.shape, v.dtype.str) for k, v in checkpoint.state.items()}
+        entry = checkpoint.entry.model_dump(mode="json")
+        text = json.dumps([str(checkpoint.path), entry, arrays])
+    code = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    (size,) = strategies.from_chief(strategy, [np.int32(code.size)])
+    (code,) = strategies.from_chief(strategy, [np.resize(code, int(size))])
+    told = json.loads(code.astype(np.uint8).tobytes())
+    if told is None:
+        return None
+    path, entry, arrays = told
+    if checkpoint is None:
+        state = {k: np.zeros(shape, dtype) for k, (shape, dtype) in arrays.items()}
+    else:
+        state = checkpoint.state
+    values = strategies.from_chief(strategy, [state[key] for key in arrays])
+    entry = entries.ZooEntry.model_validate(entry)
+    return Checkpoint(Path(path), entry, dict(zip(arrays, values, strict=True)))
+
+
+def restore(model, checkpoint):
+    """Sets a model and its training to the state of a checkpoint.
+
+    Args:
+        model: a compiled `VAE`, its optimizer built, in the mode of the checkpoint.
+        checkpoint: a `Checkpoint`.
+
+    Raises:
+        ValueError: it is of another model or optimizer.
+    """
+    expected = model.training_state()
+    state = {key: checkpoint.state[key] for key in expected if key in checkpoint.state}
+    shapes = {key: array.shape for key, array in state.items()}
+    if shapes != {key: array.shape for key, array in expected.items()}:
+        raise ValueError(
+            f"A checkpoint must hold the variables of the model and its "
+            f"optimizer. Received: {str(checkpoint.path)!r}, which has others. It may "
+            f"be of another version of vaezoo; train into a new folder."
+        )
+    model.set_training_state(state)
 
 
 _AFTER_DIVERGENCE = (
@@ -213,38 +258,43 @@ def num_steps(model):
     return int(tf.convert_to_tensor(model.optimizer.iterations).numpy())
 
 
-def _state(model):
-    """The variables of a model and its training, by position."""
-    groups = {
-        "model": model.weights,
-        "optimizer": model.optimizer.variables,
-        "training": model.training_variables,
-    }
-    return {
-        f"{group}-{i:05d}": variable
-        for group, variables in groups.items()
-        for i, variable in enumerate(variables)
-    }
+def check_same_run(checkpoint, entry):
+    """Refuses to continue a checkpoint with another model, dataset or recipe.
 
+    Compares the recipes of the phases that have begun. How long the last of them is
+    matters only where the learning rate falls until its end.
 
-def _check_same_run(saved, entry, path):
-    saved = _leaves(saved.model_dump(include=_IDENTITY))
-    entry = _leaves(entry.model_dump(include=_IDENTITY))
-    # A learning rate that does not decay does not depend on the number of epochs.
-    if saved.get("training.learning_rate_decay.schedule") == "constant":
-        saved.pop("training.epochs"), entry.pop("training.epochs")
+    Raises:
+        ValueError: with the differences.
+    """
+    saved, here = _identity(checkpoint.entry), _identity(entry)
+    for index in range(checkpoint.phase + 1):
+        recipes = [e.phases[index : index + 1] for e in (checkpoint.entry, entry)]
+        is_open = index == checkpoint.phase and not any(
+            recipe.depends_on_its_length for phases in recipes for recipe in phases
+        )
+        several = len(checkpoint.entry.phases) > 1 or len(entry.phases) > 1
+        prefix = f"training.{index}." if several else "training."
+        for leaves, phases in zip((saved, here), recipes, strict=True):
+            for recipe in phases:
+                keys = {"epochs", "max_steps"} if is_open else set()
+                leaves |= _leaves(recipe.model_dump(exclude=keys), prefix)
     differences = [
-        f"  {key}: {saved.get(key)!r} there, {entry.get(key)!r} here"
-        for key in {**saved, **entry}
-        if saved.get(key) != entry.get(key)
+        f"  {key}: {saved.get(key)!r} there, {here.get(key)!r} here"
+        for key in {**saved, **here}
+        if saved.get(key) != here.get(key)
     ]
     if differences:
         raise ValueError(
             f"A run must be resumed with the model and the recipe that it was started "
-            f"with. Received: {str(path)!r}, which has another\n"
+            f"with. Received: {str(checkpoint.path)!r}, which has another\n"
             + "\n".join(differences)
             + "\nGive the same arguments, or train into a new folder."
         )
+
+
+def _identity(entry):
+    return _leaves(entry.model_dump(include=_IDENTITY))
 
 
 def _leaves(tree, prefix=""):

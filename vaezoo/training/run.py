@@ -1,8 +1,10 @@
 """Training a zoo entry: recipes, checkpoints that resume exactly, run folders."""
 
 import contextlib
-import csv
 import ctypes
+import dataclasses
+import datetime
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -10,18 +12,17 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from vaezoo import checks, datasets, models, strategies
-from vaezoo.files import atomic_path
-from vaezoo.training import profiling
+from vaezoo import checks, datasets, strategies
+from vaezoo.training import checkpoints, phases, profiling
 from vaezoo.training.checkpoints import (
     CheckpointCallback,
     RaiseOnNonFinite,
-    list_checkpoints,
     sigterm_calls,
 )
-from vaezoo.zoo import entries, registry
+from vaezoo.training.log import EpochLog
+from vaezoo.training.progress import Progress
+from vaezoo.zoo import entries, provenance, registry
 from vaezoo.zoo import weights as weights_lib
-from vaezoo.zoo.recipes import compile_arguments
 
 WEIGHTS_FILE = "weights.h5"
 _CHECKPOINTS = "checkpoints"
@@ -33,13 +34,16 @@ def train(
     out,
     dataset=None,
     epochs=None,
+    max_steps=None,
     init="none",
+    changes=None,
     seed=None,
     strategy=None,
     devices=None,
     precision=None,
     gradient_accumulation_steps=1,
     resume=False,
+    more_epochs=None,
     checkpoint_steps=None,
     checkpoint_minutes=10.0,
     profile=False,
@@ -53,15 +57,24 @@ def train(
     `resume=True`: on the same machine it ends with the weights, bit for bit, of a run
     that was not interrupted. SIGTERM saves a checkpoint and exits with status 0.
 
+    Where the recipe is a list, its phases run in order, each with an optimizer and
+    schedules of its own, from the weights that the one before has left. What was done
+    is recorded in the entry's `history`.
+
     Args:
         name_or_entry: a name of the zoo, a run folder, or a `ZooEntry`.
         out: the run folder; made if it is not there.
         dataset: None for the entry's; else the name of another. The model takes its
             image shape, or, for `image_folder:PATH`, the images take the model's.
-        epochs: None for the recipe's.
+        epochs: None for the recipe's; not for a recipe of several phases.
+        max_steps: int, after which the run ends if its epochs have not; a learning rate
+            that falls until the end reaches it there. Otherwise as `epochs`.
         init: "none" to train from scratch by the `training` recipe; "zoo" to continue
             from the entry's trained weights by the `fine_tune` recipe, with a new
-            optimizer, and neither KL warm-up nor data-dependent initialisation.
+            optimizer, and neither KL warm-up nor data-dependent initialisation. The
+            same from other weights: the folder of a run, a file, or a name of the zoo.
+        changes: dict of what differs in the recipe that the run trains by, such as
+            `{"training.learning_rate": 0.003}`; see `vaezoo.zoo.recipes.changed`.
         seed: int, of initial weights, data order, binarization and noise; None for the
             recipe's. The global seeds of Python, numpy and Keras are set to it.
         strategy: None, "none", "mirrored", "multi_worker" or a
@@ -72,6 +85,8 @@ def train(
         precision: "float32" or "mixed_bfloat16"; None for the recipe's.
         gradient_accumulation_steps: see `VAE.compile`.
         resume: whether to continue the run in `out`; it starts if there is none.
+        more_epochs: int, with `resume`: append a phase of so many epochs to a run that
+            has ended, or continue it. It is a copy of the last phase, without warm-up.
         checkpoint_steps: save every so many steps; None for no such rule.
         checkpoint_minutes: save every so many minutes; None for no such rule.
             Checkpoints are saved at the ends of epochs besides.
@@ -80,25 +95,26 @@ def train(
         verbose: as in Keras: "auto", 0, 1 or 2.
 
     Returns:
-        The trained, compiled `VAE`; `history` is Keras's.
+        The trained, compiled `VAE`; `history` is Keras's, of the last `fit`.
 
     Raises:
-        ValueError: no such entry, dataset or strategy; no trained weights for
-            `init="zoo"`; a dataset that does not fit the model; another architecture or
-            recipe than that of the run to resume.
+        ValueError: no such entry, dataset or strategy; no trained weights to start
+            from; a phase that does not fit the model or the dataset; a key of `changes`
+            that there is not; another architecture or recipe than that of the run to
+            resume.
         FileExistsError: there is a run in `out`, and `resume` is false.
         RuntimeError: a strategy that is made after TensorFlow's first operation.
         OSError: `out` cannot be written, or the dataset is not there; a
             `vaezoo.strategies.WorkerLostError` where a worker has stopped.
         FloatingPointError: the loss or a weight is not finite any more.
     """
-    if init not in ("none", "zoo"):
-        raise ValueError(f'init must be "none" or "zoo". Received: init={init!r}.')
     entry, source = _entry_and_source(name_or_entry)
-    if init == "zoo" and entry.weights is None:
+    start = _Start.find(init, entry, source)
+    checks.integer("more_epochs", more_epochs, optional=True)
+    if more_epochs and not resume:
         raise ValueError(
-            f'init="zoo" needs an entry with trained weights. Received: '
-            f'{entry.name!r}, which has none. Train it from scratch: init="none".'
+            "`more_epochs` is of a run that has ended. Received: more_epochs="
+            f"{more_epochs}, resume=False. Give resume=True (--resume) too."
         )
     strategy = strategies.create(strategy, devices=devices)
     is_chief = strategies.is_chief(strategy)
@@ -106,66 +122,140 @@ def train(
     if is_chief:
         _check_run_folder(out, resume=resume)
 
-    recipe = entry.fine_tune if init == "zoo" else entry.training
-    checks.integer("epochs", epochs, optional=True)
-    changes = {"epochs": epochs, "seed": seed, "precision": precision}
-    changes = {key: value for key, value in changes.items() if value is not None}
-    recipe = type(recipe).model_validate(recipe.model_dump() | changes)
+    recipes = phases.of_run(
+        entry.phases if start is None else [entry.fine_tune],
+        epochs=epochs,
+        max_steps=max_steps,
+        changes=changes,
+        seed=seed,
+        precision=precision,
+    )
     dataset = dataset or entry.dataset
     shape = _image_shape(entry, dataset)
-    run = _run_entry(entry, recipe, dataset, shape, init, out)
-    checkpoint = CheckpointCallback(
-        out / _CHECKPOINTS,
-        entry=run,
-        every_steps=checkpoint_steps,
-        every_minutes=checkpoint_minutes,
-    )
 
     keep_freed_memory()
-    keras.utils.set_random_seed(recipe.seed)
-    with strategy.scope(), _dtype_policy(recipe.precision):
-        if init == "zoo":
-            model = registry.load(source, image_shape=shape)
-        else:
-            model_class = models.get_class(run.model.class_name)
-            model = model_class(**run.model.arguments)
-        data = _Data(dataset, model, recipe, position=lambda: checkpoint.position)
-        model.compile(
-            **compile_arguments(recipe, steps_per_epoch=data.steps_per_epoch),
-            gradient_accumulation_steps=gradient_accumulation_steps,
-        )
-        model.optimizer.build(model.trainable_variables)
+    keras.utils.set_random_seed(recipes[0].seed)
+    with strategy.scope(), _dtype_policy(recipes[0].precision):
+        path = None if start is None else start.path
+        model = registry.build(entry, weights=path, image_shape=shape)
 
-    with _lost_workers_named(strategy), sigterm_calls(checkpoint.stop):
-        if resume:
-            checkpoint.restore(model)
+    with _lost_workers_named(strategy):
+        data = phases.Data(dataset, model)
+        saved = None
+        if resume and is_chief:
+            saved = checkpoints.newest(out / _CHECKPOINTS)
+        saved = checkpoints.share(saved, strategy)
+        recipes, is_more = phases.with_more(
+            recipes, saved, more_epochs=more_epochs, changes=changes, data=data
+        )
+        phases.check(recipes, model, data)
+        run = _run_entry(entry, recipes, dataset, shape, start, out)
+        progress = Progress(run.history)
+        if saved is not None:
+            checkpoints.check_same_run(saved, run)
+            progress.restore(saved.entry.history, saved.state)
+            run = run.model_copy(update={"history": saved.entry.history})
+        checkpoint = CheckpointCallback(
+            out / _CHECKPOINTS,
+            entry=run,
+            progress=progress,
+            every_steps=checkpoint_steps,
+            every_minutes=checkpoint_minutes,
+        )
+
+        def restore():
+            newest = checkpoints.newest(out / _CHECKPOINTS) if is_chief else None
+            newest = checkpoints.share(newest, strategy)
+            checkpoints.restore(model, newest)
+
         model.zoo_entry = run
-        callbacks = []
+        if saved is None and not model.data_initialized:
+            model.initialize(data.first_batch(recipes[0]))
+        callbacks = [RaiseOnNonFinite(), progress]
         if is_chief:
             entries.write_entry(run, out / entries.ENTRY_FILE)
-            epoch = checkpoint.position // data.steps_per_epoch
-            callbacks = _logs(out, first_epoch=epoch, profile=profile)
-        _fit(
-            model,
-            data,
-            checkpoint,
-            epochs=recipe.epochs,
-            callbacks=callbacks,
-            verbose=verbose if is_chief else 0,
-        )
+            epoch = phases.num_epochs_done(recipes, data, progress)
+            callbacks += _logs(out, first_epoch=epoch, profile=profile)
+        with sigterm_calls(checkpoint.stop):
+            phases.train_phases(
+                model,
+                recipes,
+                data,
+                progress,
+                restore=restore,
+                callbacks=[*callbacks, checkpoint],
+                verbose=verbose if is_chief else 0,
+                gradient_accumulation_steps=gradient_accumulation_steps,
+                record_of_more=_record(_Start.of_run(out)) if is_more else None,
+            )
     if is_chief:
-        _write_results(model, out)
+        _write_results(model, progress.history, out)
     return model
 
 
-def _write_results(model, out):
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """The weights that a run starts from, and how those were made."""
+
+    name: str
+    path: Path
+    history: list[entries.TrainingRecord]
+
+    @classmethod
+    def find(cls, init, entry, source):
+        """What `init` means, or `None` for a run from scratch."""
+        if init == "none":
+            return None
+        if init == "zoo" and entry.weights is None:
+            raise ValueError(
+                f'init="zoo" needs an entry with trained weights. Received: '
+                f'{entry.name!r}, which has none. Train it from scratch: init="none".'
+            )
+        if init == "zoo":
+            return cls(entry.name, registry.find_weights(source), entry.history)
+        if not Path(init).exists() and init not in registry.list_models():
+            raise ValueError(
+                '`init` must be "none", "zoo", or where other weights are: a run '
+                "folder, a file, or a name of the zoo. Received: "
+                f"init={os.fspath(init)!r}, which is not there."
+            )
+        path, history = Path(registry.find_weights(init)), []
+        if path == Path(init):
+            return cls(path.name, path, history)
+        other = registry.describe(init)
+        return cls(other.name, path, other.history)
+
+    @classmethod
+    def of_run(cls, out):
+        """The weights of a run that has ended; `None` on workers that have no folder."""
+        path = out / WEIGHTS_FILE
+        return cls(registry.describe(out).name, path, []) if path.exists() else None
+
+
+def _record(start):
+    """A `TrainingRecord` of a run that begins now."""
+    init = None
+    if start is not None:
+        init = entries.Start(name=start.name, sha256=weights_lib.sha256(start.path))
+    return entries.TrainingRecord(
+        command=provenance.command(),
+        commit=provenance.commit(),
+        date=datetime.date.today(),
+        hardware=provenance.hardware(),
+        init=init,
+        phases=[],
+    )
+
+
+def _write_results(model, history, out):
     path = weights_lib.write_weights(model, out / WEIGHTS_FILE)
     info = entries.WeightsInfo(
         file=path.name,
         bytes=path.stat().st_size,
         sha256=weights_lib.sha256(path),
     )
-    entry = model.zoo_entry.model_copy(update={"weights": info, "status": "partial"})
+    update = {"weights": info, "status": "partial", "history": history}
+    entry = model.zoo_entry.model_copy(update=update)
     entries.write_entry(entry, out / entries.ENTRY_FILE)
     model.zoo_entry = registry.describe(out)
 
@@ -203,60 +293,11 @@ def _lost_workers_named(strategy):
         ) from error
 
 
-class _Data:
-    """The training stream and, where the dataset has one, the validation split."""
-
-    def __init__(self, name, model, recipe, *, position):
-        options = {}
-        if name.startswith("image_folder:"):
-            *size, channels = model.image_shape
-            options = {"size": size, "channels": channels, "levels": model.levels}
-        info = datasets.info(name, **options)
-        if (info.image_shape, info.levels) != (model.image_shape, model.levels):
-            raise ValueError(
-                f"The dataset must have the model's image_shape={model.image_shape} "
-                f"and levels={model.levels}. Received: {name!r} with image_shape="
-                f"{info.image_shape}, levels={info.levels}."
-            )
-        batch = {"batch_size": recipe.batch_size, **options}
-        self.stream, self.steps_per_epoch = datasets.training_stream(
-            name,
-            split=recipe.split,
-            seed=recipe.seed,
-            position=position,
-            **batch,
-        )
-        self.validation = None
-        if "validation" in info.splits and recipe.split == "train":
-            self.validation = datasets.load_dataset(name, "validation", **batch)
-
-
-def _fit(model, data, checkpoint, *, epochs, callbacks, verbose):
-    def fit(first_epoch, epochs, steps_per_epoch):
-        model.fit(
-            data.stream,
-            initial_epoch=first_epoch,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            validation_data=data.validation,
-            verbose=verbose,
-            callbacks=[RaiseOnNonFinite(), *callbacks, checkpoint],
-        )
-
-    epoch, done = divmod(checkpoint.position, data.steps_per_epoch)
-    if done and epoch < epochs:  # the rest of an epoch is a `fit` of its own
-        fit(epoch, epoch + 1, data.steps_per_epoch - done)
-        checkpoint.restore(model)  # as `fit` has put the averages into the model
-        epoch += 1
-    fit(epoch, epochs, data.steps_per_epoch)
-
-
 def _logs(out, *, first_epoch, profile):
     """Callbacks that log the run, from `first_epoch` on."""
     events = out / "tensorboard"
-    _forget_epochs(out / "log.csv", first_epoch)
     callbacks = [
-        keras.callbacks.CSVLogger(str(out / "log.csv"), append=True),
+        EpochLog(out / "log.csv", first_epoch=first_epoch),
         keras.callbacks.TensorBoard(str(events), write_graph=False),
     ]
     return callbacks + [profiling.Profile(events)] * profile
@@ -278,21 +319,12 @@ def _image_shape(entry, dataset):
     return list(datasets.info(dataset).image_shape)
 
 
-def _run_entry(entry, recipe, dataset, shape, init, out):
+def _run_entry(entry, recipes, dataset, shape, start, out):
     """The entry of the run, before it has weights (or, resumed, with the old ones)."""
     model = entry.model
     if shape is not None:
         arguments = model.arguments | {"image_shape": shape}
         model = model.model_copy(update={"arguments": arguments})
-    notes = list(entry.notes)
-    if init == "zoo":
-        before = [m.epochs for m in entry.measured if m.epochs is not None]
-        before = max(before, default=entry.training.epochs)
-        notes.append(
-            f"Trained for {before:g} + {recipe.epochs} epochs: the last "
-            f"{recipe.epochs} on {dataset}, from the weights of {entry.name} "
-            f"(SHA-256 {entry.weights.sha256[:8]}...)."
-        )
     weights, status = None, "untrained"
     if (out / WEIGHTS_FILE).exists():
         old = registry.describe(out)
@@ -301,18 +333,18 @@ def _run_entry(entry, recipe, dataset, shape, init, out):
         update={
             "model": model,
             "dataset": dataset,
-            "training": recipe,
+            "training": recipes[0] if len(recipes) == 1 else recipes,
             "weights": weights,
             "measured": [],
             "status": status,
-            "notes": notes,
+            "history": [*(start.history if start else []), _record(start)],
         }
     )
 
 
 def _check_run_folder(out, *, resume):
     """Make the run's folder, or say why it cannot be one."""
-    saved = bool(list_checkpoints(out / _CHECKPOINTS))
+    saved = bool(checkpoints.list_checkpoints(out / _CHECKPOINTS))
     finished = (out / WEIGHTS_FILE).exists()
     if (saved or finished) and not resume:
         raise FileExistsError(
@@ -333,18 +365,6 @@ def _check_run_folder(out, *, resume):
             f"out must be a folder that can be written. Received: out={str(out)!r} "
             f"({error}). Give another folder."
         ) from error
-
-
-def _forget_epochs(path, first_epoch):
-    """Removes from a CSV log the epochs that will be trained (again)."""
-    if not path.exists():
-        return
-    with open(path, newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    rows = [r for r in rows if len(r) == len(header) and int(r[0]) < first_epoch]
-    with atomic_path(path) as temporary:
-        with open(temporary, "w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 @contextlib.contextmanager

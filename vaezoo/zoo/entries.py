@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from vaezoo.files import atomic_path
-from vaezoo.zoo.recipes import Recipe, Schema, explain
+from vaezoo.zoo.recipes import Recipe, Schema, Training, explain
 
 ENTRY_FILE = "entry.yaml"
 
@@ -70,13 +70,54 @@ class Measurement(Result):
     epochs: NonNegativeFloat | None
 
 
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ValidationPoint(Schema):
+    """The bound of the validation split after some steps of a phase."""
+
+    steps: NonNegativeInt
+    elbo: float
+
+
+class PhaseRecord(Schema):
+    """What was done of a phase: `epochs` of the images, `seconds` of wall time."""
+
+    name: str
+    mode: str
+    steps: NonNegativeInt
+    epochs: NonNegativeFloat
+    images: NonNegativeInt
+    crop_size: PositiveInt | None
+    seconds: NonNegativeFloat
+    validation: list[ValidationPoint]
+
+
+class Start(Schema):
+    """The weights that a run started from: of an entry, a run or a file."""
+
+    name: str
+    sha256: _Sha256
+
+
+class TrainingRecord(Schema):
+    """What a run did, written by itself; `init` is null where it began from scratch."""
+
+    command: str
+    commit: str | None
+    date: datetime.date
+    hardware: str
+    init: Start | None
+    phases: list[PhaseRecord]
+
+
 class WeightsInfo(Schema):
     """A file of weights: in the package or beside the entry, or behind URLs."""
 
     file: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
     urls: list[Annotated[str, Field(pattern=r"^https?://")]] = []
     bytes: PositiveInt
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: _Sha256
 
     @pydantic.model_validator(mode="after")
     def _has_a_place(self):
@@ -86,12 +127,16 @@ class WeightsInfo(Schema):
 
 
 class ZooEntry(Schema):
-    """One model of the zoo. Equal to its YAML file, key by key."""
+    """One model of the zoo. Equal to its YAML file, key by key.
+
+    `training` is one recipe or a list of them; `history` says how the weights were
+    made, and is empty where nobody recorded it.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     model: ModelInfo
     dataset: str
-    training: Recipe
+    training: Training
     fine_tune: Recipe
     evaluation: Evaluation
     paper: Paper | None
@@ -99,6 +144,7 @@ class ZooEntry(Schema):
     measured: list[Measurement]
     status: Literal["reproduced", "partial", "untrained"]
     notes: list[str]
+    history: list[TrainingRecord] = []
 
     _path: Path | None = pydantic.PrivateAttr(default=None)
 
@@ -110,7 +156,19 @@ class ZooEntry(Schema):
             raise ValueError("`measured` must be empty where `weights` is null")
         if self.fine_tune.kl_warmup_steps:
             raise ValueError("`fine_tune.kl_warmup_steps` must be 0")
+        names = [recipe.name for recipe in self.phases]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`training` must have phases of other names, not {names}")
+        if len({recipe.precision for recipe in self.phases}) > 1:
+            raise ValueError("`training` must have one `precision` for all its phases")
         return self
+
+    @property
+    def phases(self):
+        """The recipes of `training`, in order: a tuple of one or more `Recipe`."""
+        if isinstance(self.training, Recipe):
+            return (self.training,)
+        return tuple(self.training)
 
     @property
     def path(self):
@@ -146,7 +204,10 @@ def write_entry(entry, path):
         ValueError: if the entry is malformed; nothing is written.
         OSError: if the file cannot be written.
     """
-    text = _to_yaml(entry.model_dump())
+    content = entry.model_dump()
+    if not entry.history:
+        del content["history"]
+    text = _to_yaml(content)
     _parse(text, Path(path))
     with atomic_path(path) as temporary:
         Path(temporary).write_text(text, encoding="utf-8")

@@ -91,7 +91,7 @@ def load(name_or_folder, *, weights="zoo", image_shape=None):
     Args:
         name_or_folder: a name of `list_models`, or the folder of a run.
         weights: "zoo" for the entry's own; `None` for none; or the path of a weight
-            file, of vaezoo or a Keras `.weights.h5`.
+            file, of vaezoo or a Keras `.weights.h5`, or of the folder of a run.
         image_shape: `(height, width, channels)` other than the entry's. Weights that
             still fit are kept; a warning lists those that are initialised anew.
 
@@ -104,12 +104,64 @@ def load(name_or_folder, *, weights="zoo", image_shape=None):
         OSError: if a weight file is not there and cannot be downloaded.
     """
     entry = describe(name_or_folder)
-    path = weights
-    if weights == "zoo":
-        path = _trained_weights(entry, name_or_folder)
+    path = find_weights(name_or_folder if weights == "zoo" else weights)
 
-    from vaezoo import models
     from vaezoo.zoo import recipes
+
+    model = build(entry, weights=path, image_shape=image_shape)
+    recipe = entry.phases[-1] if path is None else entry.fine_tune
+    model.compile(**recipes.compile_arguments(recipe))
+    model.zoo_entry = entry
+    return model
+
+
+def find_weights(source):
+    """The file of weights of a name, a run folder, or itself.
+
+    Args:
+        source: a name of `list_models`, the folder of a run, the path of a weight file,
+            or `None`.
+
+    Returns:
+        A path, or `None`.
+
+    Raises:
+        ValueError: if the entry has no trained weights, or the file is corrupt.
+        OSError: if it is not there and cannot be downloaded.
+    """
+    if source is None or Path(source).is_file():
+        return source
+    if Path(source).suffix == ".h5":  # and no such file
+        raise FileNotFoundError(
+            f"A weight file must exist. Received: {os.fspath(source)!r}. Check the "
+            "path."
+        )
+    entry = describe(source)
+    if entry.weights is None:
+        raise ValueError(
+            "An entry must have trained weights to be loaded with them. Received: "
+            f"{entry.name!r}, which has none. Train it, `vaezoo train {entry.name} "
+            "--out DIR`, and load DIR; or build it untrained, "
+            f"vaezoo.load({os.fspath(source)!r}, weights=None)."
+        )
+    return weights_lib.fetch(entry.weights, folder=_folder(entry))
+
+
+def build(entry, *, weights=None, image_shape=None):
+    """Build the model of an entry; `load` compiles it too.
+
+    Args:
+        entry: a `vaezoo.zoo.entries.ZooEntry`.
+        weights: the path of a weight file, or `None`.
+        image_shape: as of `load`.
+
+    Returns:
+        A `vaezoo.models.vae.VAE`, not compiled.
+
+    Raises:
+        ValueError: as of `load`.
+    """
+    from vaezoo import models
 
     arguments = dict(entry.model.arguments)
     if image_shape is not None:
@@ -119,21 +171,18 @@ def load(name_or_folder, *, weights="zoo", image_shape=None):
     except Exception as error:
         error.add_note(f"The model is that of the zoo entry {str(entry.path)!r}.")
         raise
-
-    if path is not None:
-        usual_shape = tuple(entry.model.arguments.get("image_shape", ()))
-        is_reshaped = image_shape is not None and model.image_shape != usual_shape
-        left = weights_lib.read_weights(model, path, partial=is_reshaped)
-        if left:
-            warnings.warn(
-                f"{len(left)} of {len(model.weights)} variables of {entry.name!r} do "
-                f"not fit image_shape={model.image_shape} and are initialised anew: "
-                f"{', '.join(left)}. Fine-tune the model before using it.",
-                stacklevel=2,
-            )
-    recipe = entry.training if path is None else entry.fine_tune
-    model.compile(**recipes.compile_arguments(recipe))
-    model.zoo_entry = entry
+    if weights is None:
+        return model
+    usual_shape = tuple(entry.model.arguments.get("image_shape", ()))
+    is_reshaped = image_shape is not None and model.image_shape != usual_shape
+    left = weights_lib.read_weights(model, weights, partial=is_reshaped)
+    if left:
+        warnings.warn(
+            f"{len(left)} of {len(model.weights)} variables of {entry.name!r} do "
+            f"not fit image_shape={model.image_shape} and are initialised anew: "
+            f"{', '.join(left)}. Fine-tune the model before using it.",
+            stacklevel=3,
+        )
     return model
 
 
@@ -205,17 +254,6 @@ def install_weights(model, name, *, status="partial"):
         if old != path:
             old.unlink()
     return path
-
-
-def _trained_weights(entry, name_or_folder):
-    if entry.weights is None:
-        raise ValueError(
-            "An entry must have trained weights to be loaded with them. Received: "
-            f"{entry.name!r}, which has none. Train it, `vaezoo train {entry.name} "
-            "--out DIR`, and load DIR; or build it untrained, "
-            f"vaezoo.load({os.fspath(name_or_folder)!r}, weights=None)."
-        )
-    return weights_lib.fetch(entry.weights, folder=_folder(entry))
 
 
 def _is_trained(entry):
