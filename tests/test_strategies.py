@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_training import make_entry, rows
 
 import tiny
+from runs import make_entry, rows
 from vaezoo import strategies
 from vaezoo.training import checkpoints
 from vaezoo.training import run as training
@@ -273,7 +273,7 @@ from vaezoo import strategies
 
 strategy = strategies.create("multi_worker")
 import numpy as np
-from test_training import STEPS, make_entry
+from runs import make_entry
 from vaezoo import evaluation
 from vaezoo.training import checkpoints, run as training
 
@@ -281,7 +281,7 @@ end = checkpoints.CheckpointCallback.on_train_batch_end
 index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
 
 def end_or_not(self, batch, logs=None):
-    if (index, self.position + 1) == (1, {at!r}):
+    if (index, self._progress.position) == (1, {at!r}):
         {action}
     end(self, batch, logs)
 
@@ -356,13 +356,13 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
     """A limit on the size of files stands for the disk."""
     code = f"""
 import resource
-from test_training import make_entry, rows
+from runs import make_entry
 from vaezoo.training import checkpoints, run as training
 
 write = checkpoints.CheckpointCallback._write
 
 def write_or_fill(self):
-    if self.position == 9:
+    if self._progress.position == 9:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
     write(self)
 

@@ -1,4 +1,3 @@
-import csv
 import os
 import pathlib
 import re
@@ -12,39 +11,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import runs
 import vaezoo
+from runs import EPOCHS, STEPS, make_entry, rows
 from vaezoo import datasets, models
-from vaezoo.training import checkpoints, profiling
+from vaezoo.training import checkpoints, phases, profiling
 from vaezoo.training import run as training
-from vaezoo.zoo import entries, recipes, registry, weights
+from vaezoo.training.progress import Progress
+from vaezoo.zoo import recipes, registry, weights
 
-EPOCHS = 4
-STEPS = 6  # an epoch: 1,437 digits in batches of 256
 KILLED_AT = 2 * STEPS + 3
-
-
-def make_entry(**changes):
-    """The digits entry with a tiny model, and a short recipe with everything in it."""
-    entry = registry.describe("pixelvae_digits")
-    tiny = {"latent_size": 2, "filters": 4, "num_layers": 2}
-    recipe = entry.training.model_dump() | {
-        "learning_rate": 0.003,
-        "learning_rate_decay": {"schedule": "cosine", "final_learning_rate": 1e-4},
-        "kl_warmup_steps": 8,
-        "soft_free_bits_nats": 4.0,
-        "ema_momentum": 0.8,
-        "batch_size": 256,
-        "epochs": EPOCHS,
-    }
-    model = {"class": "PixelVAE", "arguments": entry.model.arguments | tiny}
-    recipes = {
-        "training": recipe | changes,
-        "fine_tune": {"optimizer": "adam", "learning_rate": 1e-4, "batch_size": 500}
-        | {"epochs": 10},
-    }
-    content = entry.model_dump() | {"model": model} | recipes
-    content |= {"weights": None, "measured": [], "status": "untrained"}
-    return entries.ZooEntry.model_validate(content)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +36,30 @@ def build(entry):
     model = models.get_class(entry.model.class_name)(**entry.model.arguments)
     arguments = recipes.compile_arguments(entry.training, steps_per_epoch=STEPS)
     model.compile(**arguments)
-    model.optimizer.build(model.trainable_variables)
+    model.optimizer.build(model.trained_variables)
     return model
 
 
 def values(model):
     return [v.numpy() for v in [*model.weights, *model.optimizer.variables]]
+
+
+def callback_of(entry, folder, *, step=0, **options):
+    """A checkpoint callback as `train` makes it, after so many steps."""
+    progress = Progress([training.new_record(None)])
+    progress.begin_phase(0, entry.phases[0], steps_before=0, num_images=1437)
+    progress.step = step
+    callback = checkpoints.CheckpointCallback(
+        folder, entry=entry, progress=progress, **options
+    )
+    return callback, progress
+
+
+def restore(model, folder):
+    """Set a model to the newest checkpoint; its step."""
+    newest = checkpoints.newest(folder)
+    checkpoints.restore(model, newest)
+    return newest.step
 
 
 def assert_same(first, second):
@@ -75,17 +69,13 @@ def assert_same(first, second):
 
 def run_code(code):
     """Run Python in a process that can import this module."""
-    folders = [pathlib.Path(__file__).parent, pathlib.Path(vaezoo.__file__).parents[1]]
+    folders = [pathlib.Path(runs.__file__).parent]
+    folders += [pathlib.Path(vaezoo.__file__).parents[1]]
     return subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
         capture_output=True,
     )
-
-
-def rows(out):
-    with open(out / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # A run.
@@ -114,11 +104,11 @@ def test_the_weights_of_a_run_are_the_moving_average(run):
     out, model = run
     entry = make_entry()
     raw = build(entry)
-    checkpoints.CheckpointCallback(out / "checkpoints", entry=entry).restore(raw)
+    restore(raw, out / "checkpoints")
     weights = [v.numpy() for v in model.trainable_variables]
     assert not np.array_equal(raw.trainable_variables[0], weights[0])
-    raw.optimizer.finalize_variable_values(raw.trainable_variables)
-    assert_same([v.numpy() for v in raw.trainable_variables], weights)
+    averages = raw.averages.state[1:]
+    assert_same([v.numpy() for v in averages], weights)
 
 
 def test_a_run_leaves_logs_and_two_checkpoints(run):
@@ -139,14 +129,13 @@ def test_killed_in_mid_epoch_and_resumed_ends_where_an_undisturbed_run_ends(
 ):
     code = f"""
 import os, signal
-from test_training import make_entry
-from vaezoo.zoo import entries, recipes, registry
+from runs import make_entry
 from vaezoo.training import checkpoints, run as training
 
 end = checkpoints.CheckpointCallback.on_train_batch_end
 
 def end_or_die(self, batch, logs=None):
-    if self.position + 1 == {KILLED_AT}:
+    if self._progress.position == {KILLED_AT}:
         os.kill(os.getpid(), signal.SIGKILL)
     end(self, batch, logs)
 
@@ -187,7 +176,10 @@ def test_init_zoo_continues_from_trained_weights(run, tmp_path):
     entry = vaezoo.describe(tmp_path / "more")
     assert entry.training.kl_warmup_steps == 0 and entry.training.epochs == 1
     assert entry.training.learning_rate == entry.fine_tune.learning_rate == 1e-4
-    assert "4 + 1 epochs" in entry.notes[-1]
+    before, after = entry.history
+    assert before == model.zoo_entry.history[0] and before.init is None
+    assert after.init.sha256 == model.zoo_entry.weights.sha256
+    assert [(p.steps, p.epochs) for p in after.phases] == [(3, 1.0)]
 
 
 def test_init_zoo_needs_trained_weights(tmp_path):
@@ -210,10 +202,7 @@ def copy(run, tmp_path):
 
 
 def test_restore_gives_the_newest(copy, model):
-    entry = make_entry()
-    callback = checkpoints.CheckpointCallback(copy, entry=entry)
-    callback.restore(model)
-    assert callback.position == checkpoints.num_steps(model) == EPOCHS * STEPS
+    assert restore(model, copy) == checkpoints.num_steps(model) == EPOCHS * STEPS
     assert model.data_initialized
 
 
@@ -231,22 +220,19 @@ def test_a_damaged_checkpoint_falls_back_to_the_older(copy, model, damage):
         state.unlink()
     else:
         (newest / "entry.yaml").write_text("name: pixel")
-    entry = make_entry()
-    callback = checkpoints.CheckpointCallback(copy, entry=entry)
     with pytest.warns(UserWarning, match="step-000000024.*passed over"):
-        callback.restore(model)
-    assert callback.position == checkpoints.num_steps(model) == 23
+        step = restore(model, copy)
+    assert step == checkpoints.num_steps(model) == 23
 
+    callback, _ = callback_of(make_entry(), copy, step=24)
     callback.set_model(model)
-    callback.position = 24  # the damaged one is written again
-    callback.on_epoch_end(3)
-    callback.restore(model)
+    callback.on_epoch_end(3)  # the damaged one is written again
+    assert restore(model, copy) == 24
 
 
 def test_an_interrupted_write_leaves_the_old_checkpoints(copy, model, monkeypatch):
-    entry = make_entry()
-    callback = checkpoints.CheckpointCallback(copy, entry=entry, every_steps=1)
-    callback.restore(model)
+    callback, progress = callback_of(make_entry(), copy, step=25, every_steps=1)
+    restore(model, copy)
     callback.set_model(model)
     before = {path: path.read_bytes() for path in copy.rglob("*.*")}
 
@@ -260,8 +246,9 @@ def test_an_interrupted_write_leaves_the_old_checkpoints(copy, model, monkeypatc
             callback.on_train_batch_end(0)
     after = {path: path.read_bytes() for path in before}
     assert after == before
-    checkpoints.CheckpointCallback(copy, entry=entry).restore(model)
+    restore(model, copy)
 
+    progress.step = 26
     callback.on_train_batch_end(0)  # and the next one is whole
     assert [p.name for p in sorted(copy.iterdir())] == [
         "step-000000024",
@@ -282,32 +269,28 @@ def test_nothing_is_saved_when_training_ends():
         ({"seed": 1}, "training.seed: 0 there, 1 here"),
     ],
 )
-def test_another_recipe_is_refused(copy, model, change, message):
-    entry = make_entry(**change)
+def test_another_recipe_is_refused(copy, change, message):
     with pytest.raises(ValueError, match=message):
-        checkpoints.CheckpointCallback(copy, entry=entry).restore(model)
+        checkpoints.check_same_run(checkpoints.newest(copy), make_entry(**change))
 
 
-def test_another_architecture_is_refused(copy, model):
+def test_another_architecture_is_refused(copy):
     entry = registry.describe("pixelvae_digits")
     with pytest.raises(ValueError, match="model.arguments.filters: 4 there, 16 here"):
-        checkpoints.CheckpointCallback(copy, entry=entry).restore(model)
+        checkpoints.check_same_run(checkpoints.newest(copy), entry)
 
 
-def test_a_run_without_decay_may_be_made_longer(tmp_path):
+def test_a_run_without_decay_may_be_made_longer(tmp_path, model):
     constant = {"learning_rate_decay": {"schedule": "constant"}}
     entry, longer = make_entry(**constant), make_entry(**constant, epochs=9)
-    model = build(entry)
-    callback = checkpoints.CheckpointCallback(tmp_path, entry=entry)
+    callback, _ = callback_of(entry, tmp_path, step=7)
     callback.set_model(model)
-    callback.position = 7
     callback.on_epoch_end(0)
-    checkpoints.CheckpointCallback(tmp_path, entry=longer).restore(model)
+    checkpoints.check_same_run(checkpoints.newest(tmp_path), longer)
 
 
 def test_sigterm_saves_and_exits(tmp_path, model):
-    model.optimizer.iterations.assign(6)
-    callback = checkpoints.CheckpointCallback(tmp_path, entry=make_entry())
+    callback, _ = callback_of(make_entry(), tmp_path, step=7)
     callback.set_model(model)
     callback.on_train_begin()
     with checkpoints.sigterm_calls(callback.stop):
@@ -322,9 +305,8 @@ def test_no_checkpoint_of_a_state_that_is_not_finite(copy):
     entry = make_entry()
     model = build(entry)
     model.trainable_variables[0].assign(model.trainable_variables[0] * np.nan)
-    callback = checkpoints.CheckpointCallback(copy, entry=entry)
+    callback, _ = callback_of(entry, copy, step=99)
     callback.set_model(model)
-    callback.position = 99
     before = sorted(copy.iterdir())
     with pytest.raises(FloatingPointError, match="step 99"):
         callback.on_epoch_end(0)
@@ -370,31 +352,39 @@ def test_the_recipe_says_which_images_to_train_on(tmp_path):
         training.train(entry, out=tmp_path / "run", verbose=0)
     for split, in_all in (("train", 55_000), ("train+validation", 60_000)):
         recipe = make_entry(split=split).training
+        model = models.get_class("PixelVAE")(image_shape=(28, 28, 1), latent_size=0)
         try:
-            model = build(registry.describe("vlae_mnist_dynamic"))
-            data = training._Data("mnist_dynamic", model, recipe, position=lambda: 0)
+            data = phases.Data("mnist_dynamic", model)
+            held_out = data.validation(recipe)
         except datasets.DatasetNotFoundError as error:
             pytest.skip(str(error))
-        assert data.steps_per_epoch == -(-in_all // recipe.batch_size)
-        assert (data.validation is None) == (split != "train")
+        assert data.steps_per_epoch(recipe) == -(-in_all // recipe.batch_size)
+        assert (held_out is None) == (split != "train")
 
 
 def test_compile_arguments():
-    recipe = make_entry(free_bits_nats=0.5, beta_2=0.99, seed=7).training
+    recipe = make_entry(
+        free_bits_nats=0.5,
+        beta_1=0.8,
+        beta_2=0.99,
+        epsilon=1e-4,
+        seed=7,
+        latent_kl_warmup_steps={"z": 3},
+    ).training
     arguments = recipes.compile_arguments(recipe, steps_per_epoch=STEPS)
     optimizer = arguments.pop("optimizer")
     assert isinstance(optimizer, keras.optimizers.Adam)
-    assert (optimizer.beta_2, optimizer.use_ema, optimizer.ema_momentum) == (
-        0.99,
-        True,
-        0.8,
-    )
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.8, 0.99, 1e-4)
     assert arguments == {
+        "kl_weight": 1.0,
         "kl_warmup_steps": 8,
         "kl_warmup_start": 0.0,
+        "latent_kl_warmup_steps": {"z": 3},
         "free_bits_nats": 0.5,
         "soft_free_bits_nats": 4.0,
-        "gradient_clip": {"by": "value", "limit": 1.0, "unit": "per_dim"},
+        "soft_free_bits_weight": 1.0,
+        "ema_momentum": 0.8,
+        "gradient_clip": {"by": "value", "limit": 1.0, "unit": "per_image"},
         "seed": 7,
     }
 

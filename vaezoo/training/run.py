@@ -110,7 +110,10 @@ def train(
     """
     entry, source = _entry_and_source(name_or_entry)
     start = _Start.find(init, entry, source)
+    checks.integer("epochs", epochs, optional=True)
+    checks.integer("max_steps", max_steps, optional=True)
     checks.integer("more_epochs", more_epochs, optional=True)
+    checks.integer("gradient_accumulation_steps", gradient_accumulation_steps)
     if more_epochs and not resume:
         raise ValueError(
             "`more_epochs` is of a run that has ended. Received: more_epochs="
@@ -186,7 +189,7 @@ def train(
                 callbacks=[*callbacks, checkpoint],
                 verbose=verbose if is_chief else 0,
                 gradient_accumulation_steps=gradient_accumulation_steps,
-                record_of_more=_record(_Start.of_run(out)) if is_more else None,
+                record_of_more=new_record(_Start.of_run(out)) if is_more else None,
             )
     if is_chief:
         _write_results(model, progress.history, out)
@@ -227,13 +230,13 @@ class _Start:
 
     @classmethod
     def of_run(cls, out):
-        """The weights of a run that has ended; `None` on workers that have no folder."""
+        """The weights of a run that has ended, or `None`."""
         path = out / WEIGHTS_FILE
         return cls(registry.describe(out).name, path, []) if path.exists() else None
 
 
-def _record(start):
-    """A `TrainingRecord` of a run that begins now."""
+def new_record(start):
+    """A `TrainingRecord` of a run that begins now, from weights or from scratch."""
     init = None
     if start is not None:
         init = entries.Start(name=start.name, sha256=weights_lib.sha256(start.path))
@@ -337,7 +340,7 @@ def _run_entry(entry, recipes, dataset, shape, start, out):
             "weights": weights,
             "measured": [],
             "status": status,
-            "history": [*(start.history if start else []), _record(start)],
+            "history": [*(start.history if start else []), new_record(start)],
         }
     )
 

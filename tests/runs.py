@@ -1,0 +1,45 @@
+"""A tiny entry to train, and what its runs leave."""
+
+import csv
+
+from vaezoo.zoo import entries, registry
+
+EPOCHS = 4
+STEPS = 6  # an epoch: 1,437 digits in batches of 256
+
+_RECIPE = {
+    "learning_rate": 0.003,
+    "learning_rate_decay": {"schedule": "cosine", "final_learning_rate": 1e-4},
+    "kl_warmup_steps": 8,
+    "soft_free_bits_nats": 4.0,
+    "ema_momentum": 0.8,
+    "batch_size": 256,
+    "epochs": EPOCHS,
+}
+
+
+def make_entry(*phases, **changes):
+    """The digits entry with a tiny model, and a short recipe with everything in it.
+
+    Args:
+        *phases: dicts of what differs in the recipes of several phases.
+        **changes: what differs in all of them.
+    """
+    entry = registry.describe("pixelvae_digits")
+    tiny = {"latent_size": 2, "filters": 4, "num_layers": 2}
+    recipe = entry.training.model_dump() | _RECIPE | changes
+    model = {"class": "PixelVAE", "arguments": entry.model.arguments | tiny}
+    recipes = {
+        "training": [recipe | phase for phase in phases] if phases else recipe,
+        "fine_tune": {"optimizer": "adam", "learning_rate": 1e-4, "batch_size": 500}
+        | {"epochs": 10},
+    }
+    content = entry.model_dump() | {"model": model} | recipes
+    content |= {"weights": None, "measured": [], "status": "untrained", "history": []}
+    return entries.ZooEntry.model_validate(content)
+
+
+def rows(out):
+    """The log of a run, a dict an epoch."""
+    with open(out / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
