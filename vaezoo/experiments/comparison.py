@@ -88,9 +88,9 @@ def compare(
         cells[label] = [label, f"{_num_parameters(first):,}"]
         cells[label] += [function(first) for function in (columns or {}).values()]
         if first.latent_shapes:
-            drawn = first.reconstruct(shown, seed=seed)
+            drawn = first.reconstruct(shown, seed=seed, jit=False)
         else:
-            drawn = first.sample(len(shown), seed=seed)
+            drawn = first.sample(len(shown), seed=seed, jit=False)
         pictures.append(drawn.numpy())
         labels.append(label)
     unit, in_unit = _unit(first)

@@ -78,11 +78,12 @@ def masking(out, *, seed, verbose, dataset=None, epochs=None, images=500):
         _ENTRY, out, dataset=dataset, epochs=epochs, seed=seed, verbose=verbose
     )
     data = test_images(dataset_name, images)
+    seeds = sampling.fold_in(sampling.row_seeds(seed, len(data)), 0)  # as the ELBO's
     nats, pictures = {}, {}
     for first in range(0, len(data), 50):
         batch = tf.constant(data[first : first + 50])
-        seeds = tf.constant(sampling.row_seeds(seed, len(data))[first : first + 50])
-        _, maps = model.infer(model.features(batch), seeds=seeds)
+        features = model.features(batch)
+        _, maps = model.infer(features, seeds=seeds[first : first + 50])
         seen = model.head.normalize(tf.cast(batch, tf.float32))
         inputs = {
             "image and z": (seen, maps),
