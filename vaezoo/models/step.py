@@ -7,7 +7,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from vaezoo import inference, sampling, strategies, units
+from vaezoo import checks, inference, sampling, strategies, units
 from vaezoo.layers import weight_norm
 from vaezoo.models import computations
 from vaezoo.models.averages import WeightAverages
@@ -66,12 +66,8 @@ class TrainedModel(keras.Model):
 
     @mode.setter
     def mode(self, value):
-        if value not in self.modes:
-            raise ValueError(
-                f"`mode` must be one of {list(self.modes)} for this model. Received: "
-                f"mode={value!r}, of a {type(self).__name__}."
-            )
-        self._mode = value
+        advice = f"A {type(self).__name__} like this one has no other."
+        self._mode = checks.choice("mode", value, self.modes, advice=advice)
         self.train_function = self.test_function = None  # traced for another mode
 
     def begin_phase(self, mode):
@@ -99,6 +95,12 @@ class TrainedModel(keras.Model):
         return self.mode == "decoder"
 
     @property
+    def accepted_shape(self):
+        """`(height, width, channels)` of the images taken; `None` for any size."""
+        size = (None, None) if self.takes_any_size else self.image_shape[:2]
+        return (*size, self.image_shape[2])
+
+    @property
     def starts_from_data(self):
         """Whether some initial weights are set by a first batch of data."""
         layers = self._flatten_layers(include_self=False)
@@ -121,7 +123,10 @@ class TrainedModel(keras.Model):
         Args:
             images: uint8 `[batch, height, width, channels]`, a real batch.
         """
-        images = self._checked(images)
+        images = checks.images(
+            images, image_shape=self.accepted_shape, levels=self.levels
+        )
+        images = tf.constant(images)
         seeds = tf.constant(sampling.row_seeds(0, images.shape[0]))
         self.initialize_outputs(images)
         with weight_norm.data_dependent_init():
@@ -202,11 +207,9 @@ class TrainedModel(keras.Model):
             seed=seed,
         )
         objective.check_latents(self.latent_shapes)
-        if not 0 < soft_free_bits_weight <= 1:
-            raise ValueError(
-                "`soft_free_bits_weight` must be above 0 and at most 1. Received: "
-                f"soft_free_bits_weight={soft_free_bits_weight}."
-            )
+        checks.number(
+            "soft_free_bits_weight", soft_free_bits_weight, above=0, maximum=1
+        )
         optimizer = keras.optimizers.get(optimizer)
         if optimizer.use_ema:
             raise ValueError(
@@ -354,6 +357,9 @@ class TrainedModel(keras.Model):
     def images_of(self, data):
         """Images of what `fit` was given: images | (images, ...) | {"image": ...}.
 
+        Values out of range are refused here where there are values, and else by an
+        assertion in the graph.
+
         Raises:
             ValueError: if they break a rule for images, or there are none.
         """
@@ -367,7 +373,18 @@ class TrainedModel(keras.Model):
             images = images["image"]
         elif isinstance(images, tuple | list):
             return self.images_of(images[0])
-        return self._checked(images)
+        images = checks.images_spec(images, image_shape=self.accepted_shape)
+        if tf.executing_eagerly():
+            return tf.convert_to_tensor(checks.in_levels(images, self.levels))
+        if self.levels == 256:
+            return images
+        in_range = tf.debugging.assert_less(
+            images,
+            tf.cast(self.levels, tf.uint8),
+            message=checks.levels_rule("images", self.levels),
+        )
+        with tf.control_dependencies([in_range]):
+            return tf.identity(images)
 
     def _global_rows(self, images):
         """Index of each row in the global batch, and the size of that batch."""
@@ -406,7 +423,7 @@ class TrainedModel(keras.Model):
         def all_means(values):
             return [total / global_size for total in all_sum(values)]
 
-        with tf.control_dependencies(objective.batch_checks(images, self.levels)):
+        with tf.control_dependencies(objective.row_checks(images)):
             parts = list(
                 zip(
                     objective.split_rows(images),
