@@ -191,8 +191,8 @@ def test_model_bounds(name):
     many = model.log_likelihood(images, num_importance_samples=40).numpy()
     assert many.mean() > one.mean()
     score = tf.function(functools.partial(computations.log_likelihood, model))
-    for chunk in (7, 40):
+    for rows in (7, 100):  # 7 samples of an image at once, all of two images
         again = score(
-            tf.constant(images), seeds, num_importance_samples=40, chunk=chunk
+            tf.constant(images), seeds, num_importance_samples=40, rows_at_once=rows
         )
         np.testing.assert_allclose(again, many, rtol=1e-4)

@@ -95,6 +95,7 @@ def number(
     value,
     *,
     above=None,
+    below=None,
     minimum=None,
     maximum=None,
     optional=False,
@@ -105,7 +106,7 @@ def number(
     Args:
         name: str, the argument's.
         value: an int, a float or a number of NumPy's; no bool.
-        above: float, which it must be above, or `None`.
+        above, below: floats, between which it must be, or `None`.
         minimum, maximum: floats, the least and the most that it may be, or `None`.
         optional: bool. Whether `None` is allowed too.
         advice: str, the next step, where there is more to say than the rule.
@@ -118,16 +119,20 @@ def number(
     """
     if value is None and optional:
         return None
-    bounds = {"above": above, "at least": minimum, "at most": maximum}
-    bounds = {word: bound for word, bound in bounds.items() if bound is not None}
-    holds = {"above": operator.gt, "at least": operator.ge, "at most": operator.le}
+    bounds = {
+        "above": (operator.gt, above),
+        "at least": (operator.ge, minimum),
+        "below": (operator.lt, below),
+        "at most": (operator.le, maximum),
+    }
+    bounds = {word: rest for word, rest in bounds.items() if rest[1] is not None}
     if (
         isinstance(value, bool)
         or not isinstance(value, numbers.Real)
         or not math.isfinite(value)
-        or not all(holds[word](value, bound) for word, bound in bounds.items())
+        or not all(holds(value, bound) for holds, bound in bounds.values())
     ):
-        limits = " and ".join(f"{word} {bound}" for word, bound in bounds.items())
+        limits = " and ".join(f"{word} {bound}" for word, (_, bound) in bounds.items())
         rule = f"a finite number{', ' * bool(limits)}{limits}{' or None' * optional}"
         raise _refusal(f"`{name}` must be {rule}.", f"{name}={value!r}", advice)
     return value
@@ -163,8 +168,9 @@ def choice(name, value, allowed, *, advice=""):
 
 
 def array_rule(name, dtype, shape):
-    """The rule of an array of rows `[n, *shape]`."""
-    return f"`{name}` must be {dtype} [{', '.join(map(str, ['n', *shape]))}]."
+    """The rule of an array of rows `[n, *shape]`, `None` for a size that is free."""
+    sizes = ["any" if size is None else str(size) for size in shape]
+    return f"`{name}` must be {dtype} [{', '.join(['n', *sizes])}]."
 
 
 def levels_rule(name, levels):
@@ -195,17 +201,20 @@ def images_spec(images, *, image_shape, name="images"):
     """Check the dtype and the shape of images: all that is known of them in a graph.
 
     Args:
-        images: array or tensor; sizes that are not known may be `None`.
-        image_shape: `(height, width, channels)`.
+        images: array or tensor, some of whose sizes may not be known; or what NumPy
+            makes an array of.
+        image_shape: `(height, width, channels)`, each an int, or `None` for any.
         name: str, the argument's.
 
     Returns:
-        The images as they are.
+        The images: the array or tensor.
 
     Raises:
         ValueError: they are not uint8 `[n, height, width, channels]`.
     """
     rule = array_rule(name, "uint8", image_shape)
+    if not hasattr(images, "dtype"):
+        images = _as_array(rule, images)
     if images.dtype.name != "uint8":
         raise _refusal(
             rule,
@@ -217,7 +226,7 @@ def images_spec(images, *, image_shape, name="images"):
     except ValueError:  # of a tensor whose rank is not known
         shape = ()
     if len(shape) != 4 or any(
-        size not in (None, expected)
+        None not in (size, expected) and size != expected
         for size, expected in zip(shape[1:], image_shape, strict=True)
     ):
         raise _refusal(
@@ -233,7 +242,7 @@ def images(value, *, image_shape, levels=256, name="images"):
 
     Args:
         value: what NumPy makes an array of.
-        image_shape: `(height, width, channels)`.
+        image_shape: `(height, width, channels)`, each an int, or `None` for any.
         levels: int. Values a channel takes; 256 where that is not known.
         name: str, the argument's.
 
@@ -256,14 +265,15 @@ def images(value, *, image_shape, levels=256, name="images"):
 
 def in_levels(array, levels, *, name="images"):
     """Check the values of images: the array as it is, or a ValueError."""
-    if levels < 256 and array.max(initial=0) >= levels:
+    largest = np.max(array, initial=0) if levels < 256 else 0
+    if largest >= levels:
         if name == "mask":
             advice = "1 marks a pixel to be filled in."
         elif levels == 2:
             advice = f"Binarize first, as `({name} > 127).astype('uint8')`."
         else:
             advice = f"Reduce them to {levels} levels first."
-        raise _refusal(levels_rule(name, levels), f"values up to {array.max()}", advice)
+        raise _refusal(levels_rule(name, levels), f"values up to {largest}", advice)
     return array
 
 

@@ -57,9 +57,6 @@ def row_seeds(seed, n):
     return np.array(seeds, np.int64)
 
 
-row_temperatures = checks.temperatures
-
-
 def fold_in(seeds, data):
     """Derive new seeds: `splitmix64(seeds + (data + 1) * golden ratio)`, wrapping.
 

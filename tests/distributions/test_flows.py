@@ -285,12 +285,12 @@ def test_prior_draws_follow_the_density():
             lambda: flows.autoregressive_flow([MADE(4, (8,))], transform="spline"),
             "Received: transform='spline'",
         ),
-        (lambda: VLAE(prior="flow"), "`prior` must be one of"),
-        (lambda: VLAE(posterior="af"), "`posterior` must be one of"),
-        (lambda: VLAE(decoder="mlp"), "`decoder` must be one of"),
+        (lambda: VLAE(prior="flow"), "`prior` must be 'af' or 'gaussian'"),
+        (lambda: VLAE(posterior="af"), "`posterior` must be"),
+        (lambda: VLAE(decoder="mlp"), "`decoder` must be"),
         (lambda: VLAE(latent_size=0, decoder="factorised"), "needs a code"),
         (lambda: VLAE(latent_size=1), "at least 2 with a flow"),
-        (lambda: VLAE(flow_steps=0), "at least 1"),
+        (lambda: VLAE(flow_steps=0), "Without a flow"),
     ],
 )
 def test_bad_arguments(make, message):

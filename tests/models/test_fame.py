@@ -200,9 +200,9 @@ def test_bad_input():
         tiny.build("fame").recalibrate_batch_norm(tf.data.Dataset.range(0))
     with pytest.raises(ValueError, match="has statistics to recalibrate"):
         batch_norm.recalibrate_batch_norm(tiny.shared("vae"), [])
-    with pytest.raises(ValueError, match="`latent_sizes` must be 5"):
+    with pytest.raises(ValueError, match="`latent_sizes` must be .*z5"):
         FAME(latent_sizes=(8, 16))
-    with pytest.raises(ValueError, match=r"`levels` must be in 2\.\.256"):
+    with pytest.raises(ValueError, match=r"`levels` must be an integer in 2\.\.256"):
         FAME(levels=1)
     colour, gray = tiny.shared("fame"), tiny.shared("fame_gray")
     with pytest.raises(ValueError, match="must be uint8"):

@@ -344,7 +344,7 @@ def test_bad_arguments():
         model.complete(images, mask[:, :4])
     with pytest.raises(ValueError, match="values up to 2"):
         model.complete(images, mask + 2)
-    with pytest.raises(ValueError, match="one row an image"):
+    with pytest.raises(ValueError, match="same number of rows"):
         model.complete(images, mask[:1])
     with pytest.raises(ValueError, match="`num_rounds`"):
         model.complete(images, mask, num_rounds=-1)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from vaezoo import inference
+from vaezoo import checks, inference
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -126,11 +126,7 @@ def autoregressive_flow(networks, *, transform, context=None):
     Raises:
         ValueError: if `transform` is unknown.
     """
-    if transform not in NUM_OUTPUTS:
-        raise ValueError(
-            f"`transform` must be one of {sorted(NUM_OUTPUTS)}. "
-            f"Received: transform={transform!r}."
-        )
+    checks.choice("transform", transform, NUM_OUTPUTS)
     size = networks[0].event_size
     chain = []
     for network in networks:

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from vaezoo import sampling
-from vaezoo.models import batches, computations
+from vaezoo.models import computations
 
 
 def recalibrate_batch_norm(model, dataset):
@@ -45,7 +45,7 @@ def recalibrate_batch_norm(model, dataset):
         for layer in layers:
             layer.momentum = momentum
         for batch in dataset:
-            images = batches.images_in(batch)
+            images = model.images_of(batch)
             momentum.assign(count / (count + 1.0))
             seeds = tf.range(tf.shape(images)[0], dtype=tf.int64)
             update(images, sampling.fold_in(count, seeds))

@@ -143,15 +143,38 @@ def complete(model, images, mask, seeds, *, num_rounds=10, jit=False):
     )[1]
 
 
-def log_likelihood(model, images, seeds, *, num_importance_samples, chunk=None):
+def log_likelihood(model, images, seeds, *, num_importance_samples, rows_at_once=None):
     """The bound `L_K` of each image, float32 `[batch]` nats; exact without latents.
 
-    Cost: one pass of the encoder an image and K of the decoder, of `chunk` samples of
-    each image at once (by default at most `model.rows_per_pass`).
+    Cost: one pass of the encoder an image and K of the decoder. Memory grows neither
+    with K nor with the batch: `rows_at_once` rows of the decoder, images x importance
+    samples, are computed at a time, by default `model.rows_per_pass`.
     """
-    if not model.latent_shapes:
-        return model.likelihood({}, seeds=seeds).log_prob(images)
-    chunk = chunk or min(num_importance_samples, model.rows_per_pass)
+    rows_at_once = rows_at_once or model.rows_per_pass
+    chunk = min(num_importance_samples, rows_at_once) if model.latent_shapes else 1
+    block = rows_at_once // chunk
+
+    def score_block(start, nats):
+        rows = slice(start, start + block)
+        if model.latent_shapes:
+            part = _bound(
+                model, images[rows], seeds[rows], num_importance_samples, chunk
+            )
+        else:
+            part = model.likelihood({}, seeds=seeds[rows]).log_prob(images[rows])
+        return start + block, tf.concat([nats, part], 0)
+
+    return tf.while_loop(
+        lambda start, _: start < tf.shape(seeds)[0],
+        score_block,
+        (tf.constant(0), tf.zeros([0])),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None])),
+        parallel_iterations=1,
+    )[1]
+
+
+def _bound(model, images, seeds, num_importance_samples, chunk):
+    """The bound of a few images, `chunk` importance samples of each at once."""
     features = model.features(images)
 
     def repeat(tensor):

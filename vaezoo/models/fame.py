@@ -7,7 +7,7 @@ table 1, for grey and for natural images.
 import keras
 import tensorflow as tf
 
-from vaezoo import inference, sampling
+from vaezoo import checks, inference, sampling
 from vaezoo.decoders.pixelcnn import PixelCNN
 from vaezoo.distributions import heads
 from vaezoo.distributions import images as image_distributions
@@ -86,7 +86,7 @@ class FAME(VAE):
         filters = filters or (192 if spatial else 64)
         self._config = {
             "image_shape": list(self.image_shape),
-            "levels": levels,
+            "levels": self.levels,
             "spatial": spatial,
             "concatenate": concatenate,
             "latent_sizes": list(latent_sizes),
@@ -133,17 +133,11 @@ class FAME(VAE):
 
     def _check_arguments(self):
         config = self._config
-        sizes = config["latent_sizes"]
-        if len(sizes) != _NUM_LEVELS or min(sizes) < 1:
-            raise ValueError(
-                f"`latent_sizes` must be {_NUM_LEVELS} positive integers, of z1 to z5. "
-                f"Received: latent_sizes={sizes}."
-            )
-        if not 2 <= config["levels"] <= 256 or config["filters"] < 2:
-            raise ValueError(
-                "`levels` must be in 2..256 and `filters` at least 2. Received: "
-                f"levels={config['levels']}, filters={config['filters']}."
-            )
+        of = tuple(f"z{level}" for level in range(1, _NUM_LEVELS + 1))
+        sizes = checks.integers("latent_sizes", config["latent_sizes"], of=of)
+        config["latent_sizes"] = list(sizes)
+        for name, minimum in (("filters", 2), ("pixelcnn_filters", 1)):
+            config[name] = checks.integer(name, config[name], minimum=minimum)
 
     @property
     def decoder_network(self):

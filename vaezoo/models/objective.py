@@ -28,31 +28,33 @@ class Objective:
     seed: int = 0
 
     def __post_init__(self):
-        clip = self.gradient_clip
-        if clip is not None and (
-            set(clip) != {"by", "limit", "unit"}
-            or clip["by"] not in ("value", "global_norm")
-            or clip["unit"] not in ("per_image", "per_dim")
-            or not clip["limit"] > 0
+        for name, minimum in (
+            ("kl_warmup_steps", 0),
+            ("gradient_accumulation_steps", 1),
         ):
+            count = checks.integer(name, getattr(self, name), minimum=minimum)
+            object.__setattr__(self, name, count)
+        object.__setattr__(self, "seed", checks.seed(self.seed))
+        for name, bounds in (
+            ("kl_weight", {"above": 0}),
+            ("kl_warmup_start", {"minimum": 0, "maximum": 1}),
+            ("free_bits_nats", {"minimum": 0}),
+            ("soft_free_bits_nats", {"minimum": 0}),
+            ("ema_momentum", {"above": 0, "below": 1, "optional": True}),
+        ):
+            checks.number(name, getattr(self, name), **bounds)
+        clip = self.gradient_clip
+        if clip is None:
+            return
+        if not isinstance(clip, dict) or clip.keys() != {"by", "limit", "unit"}:
             raise ValueError(
                 "`gradient_clip` must be None or {'by': 'value' or 'global_norm', "
                 "'limit': a positive number, 'unit': 'per_image' or 'per_dim'}. "
                 f"Received: gradient_clip={clip!r}."
             )
-        for name in ("kl_warmup_steps", "free_bits_nats", "soft_free_bits_nats"):
-            self._require(getattr(self, name) >= 0, name, "at least 0")
-        self._require(self.kl_weight > 0, "kl_weight", "above 0")
-        self._require(0 <= self.kl_warmup_start <= 1, "kl_warmup_start", "from 0 to 1")
-        is_momentum = self.ema_momentum is None or 0 < self.ema_momentum < 1
-        self._require(is_momentum, "ema_momentum", "between 0 and 1, or None")
-        checks.integer("gradient_accumulation_steps", self.gradient_accumulation_steps)
-
-    def _require(self, holds, name, rule):
-        if not holds:
-            raise ValueError(
-                f"`{name}` must be {rule}. Received: {name}={getattr(self, name)!r}."
-            )
+        checks.choice("gradient_clip['by']", clip["by"], ("value", "global_norm"))
+        checks.choice("gradient_clip['unit']", clip["unit"], ("per_image", "per_dim"))
+        checks.number("gradient_clip['limit']", clip["limit"], above=0)
 
     def check_latents(self, names):
         """Refuse a KL warm-up of latents that the model does not have.
@@ -121,29 +123,20 @@ class Objective:
             return [tf.clip_by_value(x, -limit, limit) for x in gradients]
         return tf.clip_by_global_norm(gradients, limit)[0]
 
-    def batch_checks(self, images, levels):
-        """Assertions on a replica's images, as operations of the step's graph."""
-        found = []
-        if levels < 256:
-            found.append(
-                tf.debugging.assert_less(
-                    images,
-                    tf.cast(levels, tf.uint8),
-                    message=f"Images must have values in 0..{levels - 1}.",
-                )
-            )
+    def row_checks(self, images):
+        """Assertions on a replica's rows, as operations of the step's graph."""
         num_parts = self.gradient_accumulation_steps
-        if num_parts > 1:
-            found.append(
-                tf.debugging.assert_greater_equal(
-                    tf.shape(images)[0],
-                    num_parts,
-                    message=f"A replica must have at least "
-                    f"gradient_accumulation_steps={num_parts} rows of every batch. "
-                    "Leave out the ragged last one (drop_remainder), or take fewer.",
-                )
+        if num_parts == 1:
+            return []
+        return [
+            tf.debugging.assert_greater_equal(
+                tf.shape(images)[0],
+                num_parts,
+                message=f"A replica must have at least "
+                f"gradient_accumulation_steps={num_parts} rows of every batch. "
+                "Leave out the ragged last one (drop_remainder), or take fewer.",
             )
-        return found
+        ]
 
     def split_rows(self, tensor):
         """The parts whose gradients are accumulated, as even as they can be."""

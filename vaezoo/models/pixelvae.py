@@ -7,7 +7,7 @@ arXiv 1611.05013: the models of section 4.1 and table 1, for binary images.
 import keras
 import tensorflow as tf
 
-from vaezoo import inference, sampling
+from vaezoo import checks, inference, sampling
 from vaezoo.decoders.gated_pixelcnn import GatedPixelCNN
 from vaezoo.decoders.pixelcnn import PixelCNN
 from vaezoo.distributions import heads
@@ -131,11 +131,10 @@ class PixelVAE(VAE):
 
     def _check_arguments(self):
         config = self._config
-        if not 0 <= config["num_layers"] <= 16 or config["latent_size"] < 0:
-            raise ValueError(
-                "`num_layers` must be in 0..16 and `latent_size` at least 0. Received: "
-                f"num_layers={config['num_layers']}, "
-                f"latent_size={config['latent_size']}."
+        bounds = {"num_layers": (0, 16), "latent_size": (0, None), "filters": (1, None)}
+        for name, (least, most) in bounds.items():
+            config[name] = checks.integer(
+                name, config[name], minimum=least, maximum=most
             )
         upsamples = config["upsample"] and config["latent_size"]
         if config["num_layers"] == 0 and not upsamples:

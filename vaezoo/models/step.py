@@ -7,7 +7,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from vaezoo import inference, sampling, strategies, units
+from vaezoo import checks, inference, sampling, strategies, units
 from vaezoo.layers import weight_norm
 from vaezoo.models import batches, computations
 from vaezoo.models.averages import WeightAverages
@@ -67,12 +67,8 @@ class TrainedModel(keras.Model):
 
     @mode.setter
     def mode(self, value):
-        if value not in self.modes:
-            raise ValueError(
-                f"`mode` must be one of {list(self.modes)} for this model. Received: "
-                f"mode={value!r}, of a {type(self).__name__}."
-            )
-        self._mode = value
+        advice = f"A {type(self).__name__} like this one has no other."
+        self._mode = checks.choice("mode", value, self.modes, advice=advice)
         self.train_function = self.test_function = None  # traced for another mode
 
     def begin_phase(self, mode):
@@ -100,6 +96,12 @@ class TrainedModel(keras.Model):
         return self.mode == "decoder"
 
     @property
+    def accepted_shape(self):
+        """`(height, width, channels)` of the images taken; `None` for any size."""
+        size = (None, None) if self.takes_any_size else self.image_shape[:2]
+        return (*size, self.image_shape[2])
+
+    @property
     def starts_from_data(self):
         """Whether some initial weights are set by a first batch of data."""
         layers = self._flatten_layers(include_self=False)
@@ -122,7 +124,10 @@ class TrainedModel(keras.Model):
         Args:
             images: uint8 `[batch, height, width, channels]`, a real batch.
         """
-        images = self._checked(images)
+        images = checks.images(
+            images, image_shape=self.accepted_shape, levels=self.levels
+        )
+        images = tf.constant(images)
         seeds = tf.constant(sampling.row_seeds(0, images.shape[0]))
         self.initialize_outputs(images)
         with weight_norm.data_dependent_init():
@@ -203,11 +208,9 @@ class TrainedModel(keras.Model):
             seed=seed,
         )
         objective.check_latents(self.latent_shapes)
-        if not 0 < soft_free_bits_weight <= 1:
-            raise ValueError(
-                "`soft_free_bits_weight` must be above 0 and at most 1. Received: "
-                f"soft_free_bits_weight={soft_free_bits_weight}."
-            )
+        checks.number(
+            "soft_free_bits_weight", soft_free_bits_weight, above=0, maximum=1
+        )
         optimizer = keras.optimizers.get(optimizer)
         if optimizer.use_ema:
             raise ValueError(
@@ -352,6 +355,29 @@ class TrainedModel(keras.Model):
             if mean.name in values:  # the decoder alone has no KL terms
                 mean.update_state(values[mean.name])
 
+    def images_of(self, data):
+        """The images of a batch of `fit`, checked.
+
+        Values out of range are refused here where there are values, and else by an
+        assertion in the graph.
+
+        Raises:
+            ValueError: if they break a rule for images, or there are none.
+        """
+        images = batches.images_in(data)
+        images = checks.images_spec(images, image_shape=self.accepted_shape)
+        if tf.executing_eagerly():
+            return tf.convert_to_tensor(checks.in_levels(images, self.levels))
+        if self.levels == 256:
+            return images
+        in_range = tf.debugging.assert_less(
+            images,
+            tf.cast(self.levels, tf.uint8),
+            message=checks.levels_rule("images", self.levels),
+        )
+        with tf.control_dependencies([in_range]):
+            return tf.identity(images)
+
     def _seeds(self, step, rows):
         run = sampling.fold_in(self._objective.seed, step)
         return sampling.fold_in(run, rows)
@@ -367,7 +393,7 @@ class TrainedModel(keras.Model):
                     "Received: a model with data_initialized=False. Call `fit`, which "
                     "does it, or `model.initialize(images)` with one real batch."
                 )
-        images, objective = self._checked(batches.images_in(data)), self._objective
+        images, objective = self.images_of(data), self._objective
         context = tf.distribute.get_replica_context()
         all_sum = functools.partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
         step = tf.convert_to_tensor(self.optimizer.iterations)
@@ -376,7 +402,7 @@ class TrainedModel(keras.Model):
         def all_means(values):
             return [total / global_size for total in all_sum(values)]
 
-        with tf.control_dependencies(objective.batch_checks(images, self.levels)):
+        with tf.control_dependencies(objective.row_checks(images)):
             parts = list(
                 zip(
                     objective.split_rows(images),
@@ -414,7 +440,7 @@ class TrainedModel(keras.Model):
         An image's noise is keyed by the image, so that the figure depends neither on
         the order nor on the batches.
         """
-        images = self._checked(batches.images_in(data))
+        images = self.images_of(data)
         seeds = self._seeds(_EVALUATION_STEP, batches.hashes(images))
         terms, latents = computations.elbo_terms(self, images, seeds)
         loss = -terms["elbo"]

@@ -4,10 +4,9 @@ import functools
 import math
 import secrets
 
-import numpy as np
 import tensorflow as tf
 
-from vaezoo import sampling
+from vaezoo import checks, sampling
 from vaezoo.models import computations
 from vaezoo.models.step import TrainedModel
 
@@ -28,22 +27,15 @@ class VAE(TrainedModel):
         levels: int. Values a channel takes: 2 for binary images, 256 for 8 bits.
 
     Raises:
-        ValueError: if `image_shape` is not three positive integers.
+        ValueError: if `image_shape` is not three positive integers, or `levels` not an
+            integer in 2..256.
     """
 
     def __init__(self, *, image_shape, levels, **kwargs):
         super().__init__(**kwargs)
-        shape = tuple(image_shape)
-        if len(shape) != 3 or not all(
-            isinstance(size, int) and size > 0 for size in shape
-        ):
-            raise ValueError(
-                "`image_shape` must be (height, width, channels), three positive "
-                f"integers. Received: image_shape={image_shape!r}."
-            )
-        self.image_shape = shape
-        self.levels = levels
-        self.num_dims = math.prod(shape)
+        self.image_shape = checks.image_shape(image_shape)
+        self.levels = checks.integer("levels", levels, minimum=2, maximum=256)
+        self.num_dims = math.prod(self.image_shape)
         # Functions compiled by this instance; kept out of Keras's tracking.
         object.__setattr__(self, "_functions", {})
 
@@ -129,40 +121,6 @@ class VAE(TrainedModel):
     def build(self, input_shape=None):
         """Nothing to do: a model is built by its constructor."""
 
-    def _checked(self, images, *, name="images", levels=None, channels=None):
-        """Images as a uint8 tensor, or a ValueError that says what is wrong."""
-        size = (None, None) if self.takes_any_size else self.image_shape[:2]
-        expected = (*size, channels or self.image_shape[2])
-        levels = levels or self.levels
-        rule = (
-            f"`{name}` must be uint8 [batch, {', '.join(map(str, expected))}] with "
-            f"values in 0..{levels - 1}."
-        )
-        try:
-            images = tf.convert_to_tensor(images)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{rule} Received: a {type(images).__name__} ({error})."
-            ) from error
-        if images.dtype != tf.uint8:
-            raise ValueError(
-                f"{rule} Received: dtype={images.dtype.name}. Scaling is the model's: "
-                "pass the pixels' integer levels, as `images.astype('uint8')`."
-            )
-        if images.shape.rank != 4 or not images.shape[1:].is_compatible_with(expected):
-            raise ValueError(
-                f"{rule} Received: shape={tuple(images.shape)}. Resize or reshape the "
-                "images, or load the model with `image_shape=`."
-            )
-        if levels < 256 and tf.executing_eagerly() and tf.size(images) > 0:
-            largest = int(tf.reduce_max(images))
-            if largest >= levels:
-                raise ValueError(
-                    f"{rule} Received: values up to {largest}. Binarize first, as "
-                    "`(images > 127).astype('uint8')`."
-                )
-        return images
-
     def call(self, images, training=False):
         """The ELBO's terms, as `elbo_terms`, for rows seeded with 0."""
         seeds = sampling.fold_in(0, tf.range(tf.shape(images)[0], dtype=tf.int64))
@@ -196,18 +154,6 @@ class VAE(TrainedModel):
             results.append(tf.nest.map_structure(lambda x, n=size: x[:n], result))
         return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *results)
 
-    def _row_seeds(self, seed, num, *, name="seed"):
-        if np.ndim(seed) == 0:
-            return sampling.row_seeds(seed, num)
-        seeds = np.asarray(seed)
-        if seeds.shape != (num,) or seeds.dtype != np.int64:
-            raise ValueError(
-                f"`{name}` must be an int, or int64 [{num}], one a row. Received: "
-                f"shape={seeds.shape}, dtype={seeds.dtype}. "
-                "`vaezoo.row_seeds(seed, n)` makes such an array."
-            )
-        return seeds
-
     def sample(self, num, *, seed=None, temperature=1.0, jit=True):
         """Draw images from the model: exactly the distribution that is scored.
 
@@ -231,15 +177,11 @@ class VAE(TrainedModel):
         Raises:
             ValueError: if `num`, `seed` or `temperature` breaks its rule.
         """
-        if isinstance(num, bool) or not isinstance(num, int | np.integer) or num < 1:
-            raise ValueError(
-                f"`num` must be an integer of at least 1. Received: num={num!r}. Pass "
-                "the number of images to draw."
-            )
+        num = checks.integer("num", num)
         if seed is None:
             seed = secrets.randbits(63)
-        seeds = self._row_seeds(seed, num)
-        temperatures = sampling.row_temperatures(temperature, num)
+        seeds = sampling.row_seeds(seed, num)
+        temperatures = checks.temperatures(temperature, num)
         return self._in_batches(
             self._compiled(computations.sample, jit=jit),
             (seeds, temperatures),
@@ -247,16 +189,17 @@ class VAE(TrainedModel):
         )
 
     def _score(self, computation, images, seed, **options):
-        images = self._checked(images)
-        if images.shape[0] == 0:
-            raise ValueError(
-                "`images` must hold at least one image. Received: "
-                f"shape={tuple(images.shape)}. Pass a batch of one or more."
-            )
-        seeds = self._row_seeds(seed, images.shape[0])
-        buckets = options.pop("buckets", _SAMPLE_BUCKETS[:-1])
+        images = self._images(images)
+        seeds = sampling.row_seeds(seed, len(images))
         return self._in_batches(
-            self._compiled(computation, **options), (images, seeds), buckets=buckets
+            self._compiled(computation, **options),
+            (images, seeds),
+            buckets=_SAMPLE_BUCKETS[:-1],
+        )
+
+    def _images(self, images):
+        return checks.images(
+            images, image_shape=self.accepted_shape, levels=self.levels
         )
 
     def log_likelihood(self, images, *, num_importance_samples=1, seed=0):
@@ -277,26 +220,18 @@ class VAE(TrainedModel):
         Raises:
             ValueError: if `images` or `num_importance_samples` breaks its rule.
         """
-        count = num_importance_samples
-        if (
-            isinstance(count, bool)
-            or not isinstance(count, int | np.integer)
-            or count < 1
-        ):
-            raise ValueError(
-                "`num_importance_samples` must be an integer of at least 1. Received: "
-                f"num_importance_samples={count!r}. 1 estimates the ELBO."
-            )
-        chunk = min(int(count), self.rows_per_pass)
-        buckets = [b for b in _SAMPLE_BUCKETS if b * chunk <= 2 * self.rows_per_pass]
-        return self._score(
-            computations.log_likelihood,
-            images,
-            seed,
-            num_importance_samples=int(count),
-            chunk=chunk,
-            buckets=buckets or [1],
+        num_importance_samples = checks.integer(
+            "num_importance_samples",
+            num_importance_samples,
+            advice="1 estimates the ELBO.",
         )
+        images = self._images(images)
+        seeds = sampling.row_seeds(seed, len(images))
+        # In blocks of rows of its own, not padded: K passes of a row cost too much.
+        bound = self._compiled(
+            computations.log_likelihood, num_importance_samples=num_importance_samples
+        )
+        return bound(tf.constant(images), tf.constant(seeds))
 
     def elbo(self, images, *, seed=0):
         """One-sample estimate of each image's ELBO, float32 `[n]` in nats.
@@ -329,15 +264,11 @@ class VAE(TrainedModel):
         Returns:
             dict of latent name to `[n, ...]`; empty for a model without latents.
         """
-        if mode not in ("sample", "mean"):
-            raise ValueError(
-                f"`mode` must be 'sample' or 'mean'. Received: mode={mode!r}."
-            )
-        return self._score(
-            computations.encode if mode == "sample" else computations.encode_mean,
-            images,
-            seed,
-        )
+        computation = {
+            "sample": computations.encode,
+            "mean": computations.encode_mean,
+        }[checks.choice("mode", mode, ("sample", "mean"))]
+        return self._score(computation, images, seed)
 
     def decode(self, latents, *, seed=0, jit=True):
         """Draw images from `p(x | z)`; the cost is that of `sample`.
@@ -351,26 +282,11 @@ class VAE(TrainedModel):
             uint8 `[n, height, width, channels]`.
 
         Raises:
-            ValueError: if a latent is missing, unknown or of another shape.
+            ValueError: if a latent is missing, unknown, of another shape or not finite.
         """
-        values = {name: tf.convert_to_tensor(latents[name]) for name in latents}
-        received = {name: tuple(value.shape) for name, value in values.items()}
-        rule = {name: (None, *shape) for name, shape in self.latent_shapes.items()}
-        if (
-            not rule
-            or received.keys() != rule.keys()
-            or any(received[name][1:] != rule[name][1:] for name in rule)
-            or len({shape[0] for shape in received.values()}) != 1
-            or 0 in {shape[0] for shape in received.values()}
-        ):
-            raise ValueError(
-                f"`latents` must hold exactly {rule} with one batch size of at least "
-                f"1 for all. Received: {received}. `encode` returns such a dict"
-                + ("." if rule else "; this model has no latents: use `sample`.")
-            )
-        num = next(iter(received.values()))[0]
-        seeds = self._row_seeds(seed, num)
-        values = {name: tf.cast(value, tf.float32) for name, value in values.items()}
+        values = checks.latents(latents, latent_shapes=self.latent_shapes)
+        num = len(next(iter(values.values())))
+        seeds = sampling.row_seeds(seed, num)
         return self._in_batches(
             self._compiled(computations.decode, jit=jit),
             (values, seeds),
@@ -410,21 +326,13 @@ class VAE(TrainedModel):
         Raises:
             ValueError: if `images`, `mask` or `num_rounds` breaks its rule.
         """
-        images = self._checked(images)
-        mask = self._checked(mask, name="mask", levels=2, channels=1)
-        if images.shape[0] != mask.shape[0] or images.shape[0] == 0:
-            raise ValueError(
-                "`mask` must have one row an image, at least one. Received: "
-                f"{images.shape[0]} images and {mask.shape[0]} masks."
-            )
-        if not isinstance(num_rounds, int | np.integer) or num_rounds < 0:
-            raise ValueError(
-                "`num_rounds` must be an integer of at least 0. Received: "
-                f"num_rounds={num_rounds!r}."
-            )
-        seeds = self._row_seeds(seed, images.shape[0])
+        images = self._images(images)
+        mask = checks.mask(mask, image_shape=images.shape[1:])
+        num = checks.same_rows(images=images, mask=mask)
+        num_rounds = checks.integer("num_rounds", num_rounds, minimum=0)
+        seeds = sampling.row_seeds(seed, num)
         return self._in_batches(
-            self._compiled(computations.complete, num_rounds=int(num_rounds), jit=jit),
+            self._compiled(computations.complete, num_rounds=num_rounds, jit=jit),
             (images, mask, seeds),
             buckets=_SAMPLE_BUCKETS,
         )

@@ -7,7 +7,7 @@ binary 28x28 images (section 4.1 and appendix A), with the baselines of table 1.
 import keras
 import tensorflow as tf
 
-from vaezoo import inference, sampling
+from vaezoo import checks, inference, sampling
 from vaezoo.decoders.pixelcnn import PixelCNN
 from vaezoo.distributions import flows, heads
 from vaezoo.distributions import images as image_distributions
@@ -169,11 +169,14 @@ class VLAE(VAE):
             "flow_transform": tuple(flows.NUM_OUTPUTS),
         }
         for name, allowed in choices.items():
-            if config[name] not in allowed:
-                raise ValueError(
-                    f"`{name}` must be one of {list(allowed)}. "
-                    f"Received: {name}={config[name]!r}."
-                )
+            checks.choice(name, config[name], allowed)
+        for name, minimum in (("latent_size", 0), ("num_layers", 1), ("filters", 1)):
+            config[name] = checks.integer(name, config[name], minimum=minimum)
+        config["flow_steps"] = checks.integer(
+            "flow_steps",
+            config["flow_steps"],
+            advice="Without a flow, prior='gaussian' and posterior='gaussian'.",
+        )
         has_flow = config["prior"] == "af" or config["posterior"] == "iaf"
         size = config["latent_size"]
         if size == 0 and config["decoder"] == "factorised":
@@ -181,18 +184,11 @@ class VLAE(VAE):
                 "A factorised decoder needs a code. Received: latent_size=0, "
                 "decoder='factorised'. Set `latent_size`, or decoder='pixelcnn'."
             )
-        if size < 0 or (size == 1 and has_flow):
+        if size == 1 and has_flow:
             raise ValueError(
                 "`latent_size` must be 0, or at least 2 with a flow (1 without). "
                 f"Received: latent_size={size}, prior={config['prior']!r}, "
                 f"posterior={config['posterior']!r}."
-            )
-        counts = {name: config[name] for name in ("flow_steps", "num_layers")}
-        if min(counts.values()) < 1:
-            raise ValueError(
-                "`flow_steps` and `num_layers` must be at least 1. "
-                f"Received: {counts}. A model without a flow has "
-                "prior='gaussian' and posterior='gaussian'."
             )
 
     def _build_flow(self, name, *, context_size=0):

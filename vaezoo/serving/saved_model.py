@@ -172,7 +172,9 @@ def _signature_functions(model, num_importance_samples, jit):
         return computations.encode(model, images, seed)
 
     def log_likelihood(images, seed):
-        nats = _scored(model, images, seed, num_importance_samples)
+        nats = computations.log_likelihood(
+            model, images, seed, num_importance_samples=num_importance_samples
+        )
         bits = units.bits_per_dim(nats, model.num_dims)
         return {"log_likelihood": nats, "bits_per_dim": bits}
 
@@ -189,33 +191,6 @@ def _signature_functions(model, num_importance_samples, jit):
         for name in ("encode", "decode", "reconstruct"):
             del functions[name]
     return functions
-
-
-def _scored(model, images, seeds, num_importance_samples):
-    """`computations.log_likelihood` in blocks of rows, so that memory is bounded."""
-    chunk = (
-        min(num_importance_samples, model.rows_per_pass) if model.latent_shapes else 1
-    )
-    block = model.rows_per_pass // chunk
-
-    def score_block(start, nats):
-        rows = slice(start, start + block)
-        part = computations.log_likelihood(
-            model,
-            images[rows],
-            seeds[rows],
-            num_importance_samples=num_importance_samples,
-            chunk=chunk,
-        )
-        return start + block, tf.concat([nats, part], 0)
-
-    return tf.while_loop(
-        lambda start, _: start < tf.shape(seeds)[0],
-        score_block,
-        (tf.constant(0), tf.zeros([0])),
-        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None])),
-        parallel_iterations=1,
-    )[1]
 
 
 def _traced(model, name, specs, function, max_batch_size):
