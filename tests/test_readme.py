@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_datasets import skip_unless_prepared
+
+from prepared import skip_unless_prepared
 
 README = Path(__file__).parents[1] / "README.md"
 # Of docs/, those with steps in Python, and the dataset they need beside scikit-learn's.
 DOCUMENTS = {
+    "adding_a_model.md": None,
     "ladder_inference.md": "cifar10",
     "lossy_codes.md": None,
     "training.md": None,

@@ -13,16 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from prepared import TFDS_NAMES, published_files, skip_unless_prepared
 from vaezoo import datasets
 from vaezoo.datasets import definitions, images, tfds_source
 
-TFDS_NAMES = {
-    "mnist_static": "binarized_mnist",
-    "mnist_dynamic": "mnist",
-    "caltech101": "caltech101_silhouettes",
-    "omniglot": "omniglot28",
-    "omniglot_small": "omniglot_small28",
-}
 # Of the test splits: the number of ones, after the fixed binarization if any.
 TEST_ONES = {
     "mnist_dynamic": 1_039_083,
@@ -43,25 +37,6 @@ def passes(name="digits", *, position=0, num=1, batch_size=100, seed=3):
     assert num_steps == -(-1437 // batch_size)
     batches = arrays(dataset.take(num * num_steps))
     return [batches[i * num_steps : (i + 1) * num_steps] for i in range(num)]
-
-
-def skip_unless_prepared(name):
-    """Skips where TFDS has neither the dataset nor all of its published files."""
-    if name in TFDS_NAMES:
-        pytest.importorskip("tensorflow_datasets")
-        builder = tfds_source.builder(TFDS_NAMES[name])
-        if not builder.is_prepared():
-            published_files(name)
-
-
-def published_files(name):
-    """The files in TFDS's manual folder that a dataset is made from."""
-    builder = tfds_source.builder(TFDS_NAMES[name])
-    names = tfds_source.filenames(builder).values()
-    files = [tfds_source.manual_dir(builder) / file for file in names]
-    if not all(file.exists() for file in files):
-        pytest.skip(f"TFDS has not prepared {builder.name}, nor has it {list(names)}")
-    return files
 
 
 def load(name, split, **kwargs):

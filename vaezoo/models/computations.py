@@ -98,7 +98,7 @@ def draw(model, values, context, seeds, *, temperature=None, known=None, jit=Fal
         return likelihood.draw(uniforms, temperature=temperature, known=known)
 
     if jit:
-        scan = tf.function(scan, jit_compile=True)
+        scan = tf.function(scan, autograph=False, jit_compile=True)
     images = scan(values, context, seeds, uniforms, temperature, known)
     return tf.ensure_shape(images, [seeds.shape[0], *model.image_shape])
 

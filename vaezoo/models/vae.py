@@ -133,7 +133,9 @@ class VAE(TrainedModel):
         key = (computation, self.mode, tuple(sorted(options.items())))
         if key not in self._functions:
             function = functools.partial(computation, self, **options)
-            self._functions[key] = tf.function(function, reduce_retracing=True)
+            self._functions[key] = tf.function(
+                function, autograph=False, reduce_retracing=True
+            )
         return self._functions[key]
 
     def _in_batches(self, function, rows, *, buckets):

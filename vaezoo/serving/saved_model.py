@@ -209,7 +209,7 @@ def _traced(model, name, specs, function, max_batch_size):
         key: tf.TensorSpec(spec.shape, spec.dtype, name=key)
         for key, spec in specs.items()
     }
-    return tf.function(checked).get_concrete_function(**specs)
+    return tf.function(checked, autograph=False).get_concrete_function(**specs)
 
 
 def _on_at_least_one_row(function, inputs):
