@@ -94,6 +94,7 @@ def test_comparison(trained, tmp_path):
     assert path.with_suffix(".png").stat().st_size > 500
 
 
+@pytest.mark.slow
 def test_comparison_of_colour_models(trained, tmp_path):
     """Bounds in bits/dim, and a variant's own recipe."""
     images = trained(["fame", "fame_noconcat"])
