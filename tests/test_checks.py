@@ -13,7 +13,8 @@ from vaezoo import checks, datasets, evaluation
 from vaezoo.models import computations
 from vaezoo.models.pixelvae import PixelVAE
 from vaezoo.serving import saved_model
-from vaezoo.training import checkpoints
+from vaezoo.training import checkpoints, phases
+from vaezoo.zoo import registry
 
 SHAPE = (8, 8, 1)
 IMAGES = np.ones((2, *SHAPE), np.uint8)
@@ -325,4 +326,11 @@ def test_counts_may_be_numpys_everywhere(model, counts, tmp_path):
         "adam", gradient_accumulation_steps=two, kl_warmup_steps=three, seed=two
     )
     json.dumps(model.get_compile_config())  # as `save` does
-    checkpoints.CheckpointCallback(tmp_path, entry=None, every_steps=two)
+    options = {"entry": None, "progress": None, "every_steps": two}
+    checkpoints.CheckpointCallback(tmp_path, **options)
+    options = {"max_steps": None, "changes": {}, "seed": three, "precision": None}
+    (recipe,) = phases.of_run(
+        registry.describe("pixelvae_digits").phases, epochs=two, **options
+    )
+    assert (recipe.epochs, recipe.seed) == (2, 3)
+    assert type(recipe.epochs) is type(recipe.seed) is int
