@@ -1,13 +1,20 @@
 """The input rules: what each takes, what it refuses, and in which words."""
 
+import json
 import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from vaezoo import checks
+from vaezoo import checks, datasets, evaluation
+from vaezoo.models import computations
+from vaezoo.models.pixelvae import PixelVAE
+from vaezoo.serving import saved_model
+from vaezoo.training import checkpoints, phases
+from vaezoo.zoo import registry
 
 SHAPE = (8, 8, 1)
 IMAGES = np.ones((2, *SHAPE), np.uint8)
@@ -261,3 +268,69 @@ def test_no_tensorflow():
     """The client's process and `import vaezoo` do without, until they need it."""
     script = "import sys, vaezoo.checks; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model whose sizes are numpy's, and which computes nothing."""
+    sizes = {"latent_size": np.int64(3), "num_layers": np.int32(0)}
+    return PixelVAE(image_shape=np.array(SHAPE), filters=np.uint8(4), **sizes)
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    """The counts that reach the computations, which give zeros."""
+    received = {}
+
+    def fake(name, outputs):
+        def compute(model, *arguments, **options):
+            received[name] = {k: v for k, v in options.items() if k != "jit"}
+            return outputs(tf.shape(arguments[0])[0])
+
+        monkeypatch.setattr(computations, name, compute)
+
+    for name in ("sample", "complete"):
+        fake(name, lambda num: tf.zeros([num, *SHAPE], tf.uint8))
+    fake("log_likelihood", lambda num: tf.zeros([num]))
+    fake("encode_mean", lambda num: {"z": tf.zeros([num, 3])})
+    terms = ("elbo", "reconstruction", "kl", "kl/z")
+    fake("elbo_terms", lambda num: ({name: tf.zeros([num]) for name in terms}, {}))
+    return received
+
+
+@pytest.mark.filterwarnings("ignore:The export has no TF Serving warm-up")
+def test_counts_may_be_numpys_everywhere(model, counts, tmp_path):
+    """They come out of arrays; what is written down and compiled for is an int."""
+    two, three = np.int32(2), np.uint8(3)
+    batches = datasets.load_dataset("digits", "test", batch_size=three, seed=two)
+    assert next(iter(batches)).shape == (3, *SHAPE)
+    assert len(model.sample(three, seed=two, jit=False)) == 3
+    model.complete(IMAGES, IMAGES, num_rounds=two, jit=False)
+    assert type(counts["complete"]["num_rounds"]) is int
+    model.log_likelihood(IMAGES, num_importance_samples=two)
+    assert type(counts["log_likelihood"]["num_importance_samples"]) is int
+    options = {"images": three, "batch_size": two, "num_importance_samples": three}
+    results = evaluation.evaluate(model, np.concatenate([IMAGES, IMAGES]), **options)
+    assert results["log_likelihood"] == (0.0, 0.0)
+
+    options = {"num_importance_samples": two, "max_batch_size": three}
+    folder = saved_model.export(
+        model, tmp_path / "1", signatures="log_likelihood", **options
+    )
+    manifest = folder / saved_model.EXTRA_FOLDER / saved_model.MANIFEST_FILE
+    written = json.loads(manifest.read_text())
+    assert {name: written[name] for name in options} == options
+    assert written["model"]["arguments"]["num_layers"] == 0
+
+    model.compile(
+        "adam", gradient_accumulation_steps=two, kl_warmup_steps=three, seed=two
+    )
+    json.dumps(model.get_compile_config())  # as `save` does
+    options = {"entry": None, "progress": None, "every_steps": two}
+    checkpoints.CheckpointCallback(tmp_path, **options)
+    options = {"max_steps": None, "changes": {}, "seed": three, "precision": None}
+    (recipe,) = phases.of_run(
+        registry.describe("pixelvae_digits").phases, epochs=two, **options
+    )
+    assert (recipe.epochs, recipe.seed) == (2, 3)
+    assert type(recipe.epochs) is type(recipe.seed) is int

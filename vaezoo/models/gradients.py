@@ -6,7 +6,7 @@ from vaezoo import sampling
 from vaezoo.models import computations
 
 
-def accumulate(model, objective, parts, step, all_means):
+def accumulate(model, objective, parts, step, all_means, *, soft_weight=1.0):
     """Loss and terms of each row, and the gradients' sums over a replica's rows.
 
     Args:
@@ -16,6 +16,8 @@ def accumulate(model, objective, parts, step, all_means):
         step: int64 scalar.
         all_means: function from sums over this replica's rows to means over the
             global batch.
+        soft_weight: float32 scalar, a weight of the KL term beside the objective's:
+            that of soft free bits.
 
     Returns:
         float32 `[batch]`, the loss of each row in nats; dict of the ELBO's terms
@@ -43,7 +45,7 @@ def accumulate(model, objective, parts, step, all_means):
             if objective.free_bits_nats and means is None:
                 means = all_means(_sums(terms, latents))
             kl = objective.kl_term(terms, list(latents), step, mean_kls=means)
-            loss = terms["reconstruction"] + kl
+            loss = terms["reconstruction"] + soft_weight * kl
             auxiliary = model.auxiliary_loss(images, latents)
             if auxiliary is not None:
                 loss += auxiliary

@@ -410,7 +410,15 @@ class TrainedModel(keras.Model):
                     strict=True,
                 )
             )
-        loss, terms, gradients = accumulate(self, objective, parts, step, all_means)
+        soft = self._soft_free_bits_weight
+        loss, terms, gradients = accumulate(
+            self,
+            objective,
+            parts,
+            step,
+            all_means,
+            soft_weight=1.0 if soft is None else tf.convert_to_tensor(soft),
+        )
 
         variables = self.trained_variables
         gradients = objective.clip(all_means(gradients), num_dims(images))
@@ -421,14 +429,11 @@ class TrainedModel(keras.Model):
         )
         if self.averages is not None:
             self.averages.update()
-        if self._soft_free_bits_weight is not None:
+        if soft is not None:
             (mean_kl,) = all_means([tf.reduce_sum(terms["kl"])])
-            self._soft_free_bits_weight.assign(
-                inference.soft_free_bits(
-                    tf.convert_to_tensor(self._soft_free_bits_weight),
-                    mean_kl,
-                    self._objective.soft_free_bits_nats,
-                )
+            target = objective.soft_free_bits_nats
+            soft.assign(
+                inference.soft_free_bits(tf.convert_to_tensor(soft), mean_kl, target)
             )
         self.after_step()
         self._update_metrics(images, loss, terms)

@@ -49,6 +49,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._entry = entry
         self._progress = progress
         self._every_steps = checks.integer("every_steps", every_steps, optional=True)
+        checks.number("every_minutes", every_minutes, minimum=0, optional=True)
         self._every_seconds = math.inf if every_minutes is None else every_minutes * 60
         self._saved_at = time.monotonic()
         self._stop = False
