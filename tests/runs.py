@@ -1,7 +1,12 @@
-"""A tiny entry to train, and what its runs leave."""
+"""A tiny entry to train, what its runs leave, and a process to run them in."""
 
 import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import vaezoo
 from vaezoo.zoo import entries, registry
 
 EPOCHS = 4
@@ -18,15 +23,16 @@ _RECIPE = {
 }
 
 
-def make_entry(*phases, **changes):
+def make_entry(*phases, arguments=None, **changes):
     """The digits entry with a tiny model, and a short recipe with everything in it.
 
     Args:
         *phases: dicts of what differs in the recipes of several phases.
+        arguments: dict of what differs in the model's.
         **changes: what differs in all of them.
     """
     entry = registry.describe("pixelvae_digits")
-    tiny = {"latent_size": 2, "filters": 4, "num_layers": 2}
+    tiny = {"latent_size": 2, "filters": 4, "num_layers": 2} | (arguments or {})
     recipe = entry.training.model_dump() | _RECIPE | changes
     model = {"class": "PixelVAE", "arguments": entry.model.arguments | tiny}
     recipes = {
@@ -43,3 +49,16 @@ def rows(out):
     """The log of a run, a dict an epoch."""
     with open(out / "log.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def run_code(code, *arguments, timeout=600, **environment):
+    """Run Python in a process that can import the tests; a `CompletedProcess`."""
+    folders = Path(__file__).parent, Path(vaezoo.__file__).parents[1]
+    path = os.pathsep.join(map(str, folders))
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,  # kills it
+    )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tiny
-from runs import make_entry, rows
+from runs import make_entry, rows, run_code
 from vaezoo import strategies
 from vaezoo.training import checkpoints
 from vaezoo.training import run as training
@@ -40,17 +40,6 @@ BAD_CLUSTERS = {
         "task": {"type": "worker", "index": "0"},
     },
 }
-
-
-def run(code, *arguments, timeout=300, **environment):
-    """Run Python in a process that can import the tests."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env=os.environ | {"PYTHONPATH": FOLDERS} | environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,  # kills it
-    )
 
 
 # Making a strategy.
@@ -257,7 +246,7 @@ _OTHERS = [name for name in tiny.CONFIGURATIONS if name not in tiny.REPRESENTATI
 )
 def test_two_replicas_equal_one(names):
     """Weights to 1e-6; logs, scores and L_K. Ragged batches, clipping, free bits."""
-    result = run(EXACT, *names, timeout=600)
+    result = run_code(EXACT, *names, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.split() == [word for name in names for word in ("equal", name)]
 
@@ -306,7 +295,7 @@ strategies.launch([sys.executable, "-c", {worker!r}], 2)
 def cluster(out, *, at=None, action="pass"):
     """Train on two workers into `out`; `action` is worker 1's before step `at`."""
     worker = WORKER.format(out=str(out), at=at, action=action)
-    result = run(LAUNCHER.format(worker=worker), TF_NUM_INTRAOP_THREADS="1")
+    result = run_code(LAUNCHER.format(worker=worker), TF_NUM_INTRAOP_THREADS="1")
     assert "ended 24 0" in result.stdout or at is not None, result.stderr[-3000:]
     return result
 
@@ -369,7 +358,7 @@ def write_or_fill(self):
 checkpoints.CheckpointCallback._write = write_or_fill
 training.train(make_entry(), out={str(tmp_path)!r}, checkpoint_steps=3, verbose=0)
 """
-    result = run(code)
+    result = run_code(code)
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert "OSError: A checkpoint must be written whole" in last

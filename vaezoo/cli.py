@@ -324,12 +324,22 @@ def _table(model, results, num_importance_samples):
 @click.option("--out", required=True, help="Folder of the run.")
 @click.option("--dataset", help="Another dataset than the entry's.")
 @click.option("--epochs", help="Another number than the recipe's.", **_positive())
+@click.option("--max-steps", help="End after so many, schedules too.", **_positive())
 @click.option(
     "--init",
-    type=click.Choice(["none", "zoo"]),
+    metavar="none|zoo|PATH",
     default="none",
     show_default=True,
-    help="From scratch, or from the entry's trained weights.",
+    help="From scratch; from the entry's trained weights; or from those of another "
+    "run's folder, a file or another model.",
+)
+@click.option(
+    "--set",
+    "changes",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change the recipe: training.learning_rate=0.003, or of one of several "
+    "phases training.PHASE.learning_rate=0.003. Repeatable.",
 )
 @click.option("--seed", type=int, help="Another seed than the recipe's.")
 @click.option(
@@ -352,8 +362,20 @@ def _table(model, results, num_importance_samples):
     **_positive(1),
 )
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option(
+    "--more-epochs",
+    help="With --resume: go on with a run that has ended.",
+    **_positive(),
+)
+@click.option(
+    "--checkpoint-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Save every so many minutes, besides at the ends of epochs.",
+)
 @click.option("--profile", is_flag=True, help="Say where ten steps' time went.")
-def train(name, local_workers, resume, profile, strategy, **options):
+def train(name, local_workers, resume, profile, strategy, changes, **options):
     """Train NAME into a folder that `vaezoo.load` takes."""
     from vaezoo.training.run import train as run_training
     from vaezoo.zoo import registry
@@ -368,6 +390,7 @@ def train(name, local_workers, resume, profile, strategy, **options):
         for key, value in (options | {"strategy": strategy}).items():
             if value is not None:
                 command.append(f"--{key.replace('_', '-')}={value}")
+        command += [f"--set={change}" for change in changes]
         command += ["--resume"] * resume + ["--profile"] * profile
         strategies.launch(command, local_workers)
         return
@@ -375,11 +398,35 @@ def train(name, local_workers, resume, profile, strategy, **options):
     from vaezoo.zoo import registry
 
     model = run_training(
-        name, strategy=strategy, resume=resume, profile=profile, **options
+        name,
+        strategy=strategy,
+        resume=resume,
+        profile=profile,
+        changes=_changes(changes),
+        **options,
     )
     if strategies.is_chief(model.distribute_strategy):
         out = options["out"]
         click.echo(f"Wrote {out}: vaezoo.load({out!r}) takes it")
+
+
+def _changes(texts):
+    """A dict of KEY to value, of texts KEY=VALUE whose values are YAML."""
+    import yaml
+
+    changes = {}
+    for text in texts:
+        key, is_there, value = text.partition("=")
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            is_there = ""
+        if not is_there:
+            raise click.UsageError(
+                "--set takes KEY=VALUE, the value in YAML, such as "
+                f"training.learning_rate=0.003. Received: {text!r}."
+            )
+    return changes
 
 
 @main.command()

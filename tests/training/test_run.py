@@ -1,19 +1,15 @@
 import os
-import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import runs
 import vaezoo
-from runs import EPOCHS, STEPS, make_entry, rows
+from runs import EPOCHS, STEPS, make_entry, rows, run_code
 from vaezoo import datasets, models
 from vaezoo.training import checkpoints, phases, profiling
 from vaezoo.training import run as training
@@ -65,17 +61,6 @@ def restore(model, folder):
 def assert_same(first, second):
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def run_code(code):
-    """Run Python in a process that can import this module."""
-    folders = [pathlib.Path(runs.__file__).parent]
-    folders += [pathlib.Path(vaezoo.__file__).parents[1]]
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
-        capture_output=True,
-    )
 
 
 # A run.
@@ -143,7 +128,7 @@ checkpoints.CheckpointCallback.on_train_batch_end = end_or_die
 training.train(make_entry(), out={str(tmp_path)!r}, checkpoint_steps=2, verbose=0)
 """
     result = run_code(code)
-    assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+    assert result.returncode == -signal.SIGKILL, result.stderr
     assert not (tmp_path / "weights.h5").exists()
     newest = checkpoints.list_checkpoints(tmp_path / "checkpoints")[-1]
     assert newest.name == "step-000000014"  # in the middle of the third epoch
