@@ -66,6 +66,7 @@ setup(
         "plots": ["matplotlib>=3.8"],
         "serving": ["tensorflow-serving-api==2.21.0"],
         "test": [
+            "pyright[nodejs]==1.1.414",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff==0.17.5",

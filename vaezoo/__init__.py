@@ -47,12 +47,14 @@ _MODULES = {
 }
 
 
-def __getattr__(name):
-    if name not in _MODULES:
-        raise AttributeError(f"module 'vaezoo' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"vaezoo.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # an editor is to see that a name is not there
+
+    def __getattr__(name):
+        if name not in _MODULES:
+            raise AttributeError(f"module 'vaezoo' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"vaezoo.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__():

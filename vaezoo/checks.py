@@ -12,6 +12,7 @@ import math
 import numbers
 import operator
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ _INT64 = np.iinfo(np.int64)
 # Numbers.
 
 
-def integer(name, value, *, minimum=1, maximum=None, optional=False, advice=""):
+def integer(name, value, *, minimum=1, maximum=None, optional=False, advice="") -> Any:
     """Check a count, such as of images or epochs.
 
     Args:
@@ -41,7 +42,7 @@ def integer(name, value, *, minimum=1, maximum=None, optional=False, advice=""):
     if value is None and optional:
         return None
     number = _as_int(value)
-    too_large = None not in (number, maximum) and number > maximum
+    too_large = number is not None and maximum is not None and number > maximum
     if number is None or number < minimum or too_large:
         if maximum is not None:
             rule = f"an integer in {minimum}..{maximum}"
@@ -100,7 +101,7 @@ def number(
     maximum=None,
     optional=False,
     advice="",
-):
+) -> Any:
     """Check a finite number, such as of nats or seconds.
 
     Args:

@@ -1,28 +1,36 @@
 """Bounds with standard errors, KL by latent, active units."""
 
+from __future__ import annotations
+
 import math
 import sys
 import time
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from vaezoo import checks, sampling, units
+from vaezoo.typing import Array
+
+if TYPE_CHECKING:
+    from vaezoo.models.vae import VAE
 
 _ACTIVE_VARIANCE = 0.01  # of the posterior's mean over the data (Burda et al., 2016)
 _ROWS_TIMED = 128  # decoder rows (images x importance samples) to guess the time from
 
 
 def evaluate(
-    model,
-    dataset,
+    model: VAE,
+    dataset: tf.data.Dataset[tf.Tensor] | Array,
     *,
-    num_importance_samples=None,
-    images=None,
-    seed=0,
-    batch_size=32,
-    verbose="auto",
-):
+    num_importance_samples: int | None = None,
+    images: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    verbose: int | Literal["auto"] = "auto",
+) -> dict[str, tuple[float, float]]:
     """Measure a model on a dataset.
 
     Cost: one pass of encoder and decoder an image for the ELBO, and K of the decoder
@@ -78,7 +86,7 @@ def evaluate(
     return _summary(model, {k: np.concatenate(v) for k, v in rows.items()})
 
 
-def receptive_field(model, *, seed=0):
+def receptive_field(model: VAE, *, seed: int = 0) -> npt.NDArray[np.bool_]:
     """The pixels that the decoder sees directly when it scores one pixel.
 
     Probed by gradient on 8 random images: what the parameters of the middle pixel of
@@ -103,8 +111,9 @@ def receptive_field(model, *, seed=0):
     with tf.GradientTape() as tape:
         tape.watch(images)
         params = likelihood.params(images)[:, -1, model.image_shape[1] // 2]
-        probe = tf.reduce_sum(params * generator.normal(size=params.shape))
-    gradient = tape.gradient(probe, images, unconnected_gradients="zero")
+        probe = tf.reduce_sum(params * generator.normal(size=params.numpy().shape))
+    zero = tf.UnconnectedGradients.ZERO
+    gradient = tape.gradient(probe, images, unconnected_gradients=zero)
     return tf.reduce_any(gradient != 0, axis=(0, 3)).numpy()
 
 

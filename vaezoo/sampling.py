@@ -6,11 +6,15 @@ A sample is a deterministic function of uniform noise, so two samplers of one
 distribution are compared on the same noise, and must give the same image.
 """
 
+from __future__ import annotations
+
 import zlib
 
 import numpy as np
+import numpy.typing as npt
 
 from vaezoo import checks
+from vaezoo.typing import Seed
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -33,7 +37,7 @@ def splitmix64(value):
     return value ^ value >> 31
 
 
-def row_seeds(seed, n):
+def row_seeds(seed: Seed, n: int) -> npt.NDArray[np.int64]:
     """Seeds of the `n` rows of a batch: `splitmix64(seed + (i + 1) * golden ratio)`.
 
     What `model.sample(n, seed=seed)` uses, so a client that sends these seeds to an
@@ -50,10 +54,10 @@ def row_seeds(seed, n):
         ValueError: if `seed` or `n` breaks its rule.
     """
     n = checks.integer("n", n, minimum=0)
-    seed = checks.seeds(seed, n)
-    if not isinstance(seed, int):
-        return seed
-    seeds = [_signed(splitmix64(seed + (row + 1) * _GOLDEN)) for row in range(n)]
+    known = checks.seeds(seed, n)
+    if not isinstance(known, int):
+        return known
+    seeds = [_signed(splitmix64(known + (row + 1) * _GOLDEN)) for row in range(n)]
     return np.array(seeds, np.int64)
 
 

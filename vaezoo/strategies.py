@@ -295,14 +295,13 @@ def _free_ports(num):
 
 
 def _start(command, index, environment):
-    output = {} if index == 0 else {"stdout": subprocess.PIPE}
     return subprocess.Popen(
         command,
         env=environment,
+        stdout=None if index == 0 else subprocess.PIPE,
         stderr=None if index == 0 else subprocess.STDOUT,
         start_new_session=True,  # else a terminal's Ctrl-C goes to the workers too
         preexec_fn=_die_with_the_parent,
-        **output,
     )
 
 

@@ -5,13 +5,19 @@ of (seed, e) and the noise of a resampled dataset one of (seed, e, image). So no
 state has to be saved to continue a pass in its middle: the position is enough.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vaezoo import checks
 from vaezoo.datasets import definitions
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 def load_dataset(
@@ -21,8 +27,8 @@ def load_dataset(
     batch_size: int,
     shuffle: bool = False,
     seed: int = 0,
-    **options,
-):
+    **options: Any,
+) -> tf.data.Dataset[tf.Tensor]:
     """Loads one split of a dataset as batches, the ragged last one included.
 
     Args:
@@ -72,8 +78,8 @@ def training_stream(
     position: Callable[[], int],
     split: str = "train",
     crop_size: int | None = None,
-    **options,
-):
+    **options: Any,
+) -> tuple[tf.data.Dataset[tf.Tensor] | tf.distribute.DistributedDataset, int]:
     """Streams the shuffled training split of a dataset, without end, from any step.
 
     A pass over the returned dataset begins with batch `position()` of training, counted

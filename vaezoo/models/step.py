@@ -1,8 +1,12 @@
 """Training: the `keras.Model` below every model, with its compile, step and fit."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -147,21 +151,21 @@ class TrainedModel(keras.Model):
 
     def compile(
         self,
-        optimizer="adam",
+        optimizer: str | keras.optimizers.Optimizer = "adam",
         *,
-        kl_weight=1.0,
-        kl_warmup_steps=0,
-        kl_warmup_start=0.0,
-        latent_kl_warmup_steps=None,
-        free_bits_nats=0.0,
-        soft_free_bits_nats=0.0,
-        soft_free_bits_weight=1.0,
-        ema_momentum=None,
-        gradient_clip=None,
-        gradient_accumulation_steps=1,
-        seed=0,
-        run_eagerly=False,
-    ):
+        kl_weight: float = 1.0,
+        kl_warmup_steps: int = 0,
+        kl_warmup_start: float = 0.0,
+        latent_kl_warmup_steps: dict[str, int] | None = None,
+        free_bits_nats: float = 0.0,
+        soft_free_bits_nats: float = 0.0,
+        soft_free_bits_weight: float = 1.0,
+        ema_momentum: float | None = None,
+        gradient_clip: dict[str, Any] | None = None,
+        gradient_accumulation_steps: int = 1,
+        seed: int = 0,
+        run_eagerly: bool = False,
+    ) -> None:
         """Configure training.
 
         Args:
@@ -455,7 +459,13 @@ class TrainedModel(keras.Model):
         self._update_metrics(images, loss, terms)
         return self.get_metrics_result()
 
-    def fit(self, x=None, *args, callbacks=None, **kwargs):
+    def fit(
+        self,
+        x: Any = None,
+        *args: Any,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """Keras's `fit`, on images | (images, ...) | {"image": images}.
 
         Before the first step the model is initialised on the first batch, once. With

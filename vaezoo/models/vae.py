@@ -1,14 +1,24 @@
 """The base class: what a paper implements, and every model's public methods."""
 
+from __future__ import annotations
+
 import functools
 import math
 import secrets
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import tensorflow as tf
 
 from vaezoo import checks, sampling
 from vaezoo.models import computations
 from vaezoo.models.step import TrainedModel
+from vaezoo.typing import Array, Seed
+
+if TYPE_CHECKING:
+    from vaezoo.distributions.images import AutoregressiveImage, IndependentImage
+    from vaezoo.inference import Latent
+    from vaezoo.zoo.entries import ZooEntry
 
 _SAMPLE_BUCKETS = (1, 4, 16, 64, 256)  # batch sizes that the scan is compiled for
 _OUTPUTS_PER_PASS = 2**25  # parameters of pixels (128 MiB) computed at once
@@ -31,7 +41,11 @@ class VAE(TrainedModel):
             integer in 2..256.
     """
 
-    def __init__(self, *, image_shape, levels, **kwargs):
+    image_shape: tuple[int, int, int]
+    latent_shapes: dict[str, tuple[int, ...]]
+    zoo_entry: ZooEntry  # of a model that `vaezoo.load` made
+
+    def __init__(self, *, image_shape: Sequence[int], levels: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.image_shape = checks.image_shape(image_shape)
         self.levels = checks.integer("levels", levels, minimum=2, maximum=256)
@@ -40,14 +54,14 @@ class VAE(TrainedModel):
         object.__setattr__(self, "_functions", {})
 
     @property
-    def rows_per_pass(self):
+    def rows_per_pass(self) -> int:
         """Decoder rows, images x importance samples, that a bound computes at once."""
         outputs = self.num_dims * self.levels
         return max(1, min(128, _OUTPUTS_PER_PASS // outputs))
 
     # The paper's part: what a model implements.
 
-    def features(self, images, *, training=False):
+    def features(self, images: tf.Tensor, *, training: bool = False) -> Any:
         """What the posterior needs of the images: deterministic, once an image.
 
         Args:
@@ -59,7 +73,9 @@ class VAE(TrainedModel):
         """
         raise NotImplementedError
 
-    def infer(self, features, *, seeds, training=False):
+    def infer(
+        self, features: Any, *, seeds: tf.Tensor, training: bool = False
+    ) -> tuple[dict[str, Latent], Any]:
         """Draw the latents from the posterior, the top one first.
 
         Args:
@@ -73,7 +89,9 @@ class VAE(TrainedModel):
         """
         raise NotImplementedError
 
-    def generate(self, seeds, *, temperature):
+    def generate(
+        self, seeds: tf.Tensor, *, temperature: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Any]:
         """Draw the latents from the prior.
 
         Args:
@@ -86,7 +104,14 @@ class VAE(TrainedModel):
         """
         raise NotImplementedError
 
-    def likelihood(self, values, *, context=None, seeds=None, training=False):
+    def likelihood(
+        self,
+        values: Mapping[str, tf.Tensor],
+        *,
+        context: Any = None,
+        seeds: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> AutoregressiveImage | IndependentImage:
         """The distribution `p(x | z)` over uint8 images.
 
         Args:
@@ -114,7 +139,7 @@ class VAE(TrainedModel):
         self.data_initialized = not self.starts_from_data
         self.built = True
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor, which a model keeps in `_config`."""
         return {"name": self.name, **self._config}
 
@@ -156,7 +181,14 @@ class VAE(TrainedModel):
             results.append(tf.nest.map_structure(lambda x, n=size: x[:n], result))
         return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *results)
 
-    def sample(self, num, *, seed=None, temperature=1.0, jit=True):
+    def sample(
+        self,
+        num: int,
+        *,
+        seed: Seed | None = None,
+        temperature: Array = 1.0,
+        jit: bool = True,
+    ) -> tf.Tensor:
         """Draw images from the model: exactly the distribution that is scored.
 
         Cost: one pixel at a time, `height * width` sequential steps (times the
@@ -204,7 +236,9 @@ class VAE(TrainedModel):
             images, image_shape=self.accepted_shape, levels=self.levels
         )
 
-    def log_likelihood(self, images, *, num_importance_samples=1, seed=0):
+    def log_likelihood(
+        self, images: Array, *, num_importance_samples: int = 1, seed: Seed = 0
+    ) -> tf.Tensor:
         """Importance-weighted bound `L_K` on each image's log-likelihood, in nats.
 
         `L_K <= log p(x)` in expectation, tighter as K grows (Burda et al., 2016);
@@ -235,7 +269,7 @@ class VAE(TrainedModel):
         )
         return bound(tf.constant(images), tf.constant(seeds))
 
-    def elbo(self, images, *, seed=0):
+    def elbo(self, images: Array, *, seed: Seed = 0) -> tf.Tensor:
         """One-sample estimate of each image's ELBO, float32 `[n]` in nats.
 
         Args and errors: as of `log_likelihood`. Where TFP or the model knows the KL
@@ -243,7 +277,7 @@ class VAE(TrainedModel):
         """
         return self.elbo_terms(images, seed=seed)["elbo"]
 
-    def elbo_terms(self, images, *, seed=0):
+    def elbo_terms(self, images: Array, *, seed: Seed = 0) -> dict[str, tf.Tensor]:
         """The ELBO's terms of each image.
 
         Args and errors: as of `log_likelihood`.
@@ -254,7 +288,13 @@ class VAE(TrainedModel):
         """
         return self._score(_terms, images, seed)
 
-    def encode(self, images, *, seed=0, mode="sample"):
+    def encode(
+        self,
+        images: Array,
+        *,
+        seed: Seed = 0,
+        mode: Literal["sample", "mean"] = "sample",
+    ) -> dict[str, tf.Tensor]:
         """Latents of each image under the posterior.
 
         Args:
@@ -272,7 +312,9 @@ class VAE(TrainedModel):
         }[checks.choice("mode", mode, ("sample", "mean"))]
         return self._score(computation, images, seed)
 
-    def decode(self, latents, *, seed=0, jit=True):
+    def decode(
+        self, latents: Mapping[str, Array], *, seed: Seed = 0, jit: bool = True
+    ) -> tf.Tensor:
         """Draw images from `p(x | z)`; the cost is that of `sample`.
 
         Args:
@@ -295,7 +337,9 @@ class VAE(TrainedModel):
             buckets=_SAMPLE_BUCKETS,
         )
 
-    def reconstruct(self, images, *, seed=0, jit=True):
+    def reconstruct(
+        self, images: Array, *, seed: Seed = 0, jit: bool = True
+    ) -> tf.Tensor:
         """Encode each image with a draw of `q(z | x)` and draw `x' ~ p(x | z)`.
 
         Args, cost and errors: as of `encode` and `sample`; `jit` as of `sample`.
@@ -305,7 +349,15 @@ class VAE(TrainedModel):
         """
         return self._score(computations.reconstruct, images, seed, jit=jit)
 
-    def complete(self, images, mask, *, seed=0, num_rounds=10, jit=True):
+    def complete(
+        self,
+        images: Array,
+        mask: Array,
+        *,
+        seed: Seed = 0,
+        num_rounds: int = 10,
+        jit: bool = True,
+    ) -> tf.Tensor:
         """Fill in the masked pixels, approximately given the known ones.
 
         Exact draws from `p(missing | known)` are intractable with latents. This

@@ -6,16 +6,25 @@
 Its methods have the arguments and the results of the model's own.
 """
 
+from __future__ import annotations
+
 import itertools
 import logging
 import random
 import re
 import secrets
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from vaezoo import checks, sampling
+from vaezoo.typing import Array, Seed
+
+if TYPE_CHECKING:
+    import grpc
 
 # Seconds before a request is sent again, at most: they are random. Doubled each time,
 # up to the longest.
@@ -62,13 +71,13 @@ class Client:
 
     def __init__(
         self,
-        address,
-        model_name,
+        address: str,
+        model_name: str,
         *,
-        version=None,
-        timeout=60.0,
-        max_batch_size=64,
-        channel=None,
+        version: int | None = None,
+        timeout: float = 60.0,
+        max_batch_size: int = 64,
+        channel: grpc.Channel | None = None,
     ):
         try:
             import grpc
@@ -92,11 +101,11 @@ class Client:
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         self._signatures = None
 
-    def close(self):
+    def close(self) -> None:
         """Close the connection."""
         self._channel.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_):
@@ -105,7 +114,7 @@ class Client:
     # What the server serves.
 
     @property
-    def signatures(self):
+    def signatures(self) -> dict[str, dict[str, tuple[type, tuple[int, ...]]]]:
         """Name of a signature -> name of an input -> `(dtype, shape of a row)`.
 
         Raises:
@@ -116,7 +125,7 @@ class Client:
         return self._signatures
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, ...]:
         """`(height, width, channels)` of the model's images."""
         return self._inputs("log_likelihood")["images"][1]
 
@@ -154,7 +163,9 @@ class Client:
 
     # The model's methods.
 
-    def sample(self, num, *, seed=None, temperature=1.0):
+    def sample(
+        self, num: int, *, seed: Seed | None = None, temperature: Array = 1.0
+    ) -> npt.NDArray[np.uint8]:
         """Draw images, as `model.sample` does with `jit=False`.
 
         Args:
@@ -177,7 +188,9 @@ class Client:
         inputs = {"temperature": checks.temperatures(temperature, num)}
         return self._predict("sample", inputs, seed)["images"]
 
-    def log_likelihood(self, images, *, seed=0):
+    def log_likelihood(
+        self, images: Array, *, seed: Seed = 0
+    ) -> npt.NDArray[np.float32]:
         """The bound `L_K` of each image in nats, float32 `[n]`.
 
         K was fixed by the export. Args and errors: as of `sample`; `images` are uint8
@@ -186,24 +199,30 @@ class Client:
         inputs = {"images": self._images("log_likelihood", images)}
         return self._predict("log_likelihood", inputs, seed)["log_likelihood"]
 
-    def encode(self, images, *, seed=0):
+    def encode(
+        self, images: Array, *, seed: Seed = 0
+    ) -> dict[str, npt.NDArray[np.float32]]:
         """A draw of each image's latents: dict of name to float32 `[n, ...]`."""
         inputs = {"images": self._images("encode", images)}
         return self._predict("encode", inputs, seed)
 
-    def decode(self, latents, *, seed=0):
+    def decode(
+        self, latents: Mapping[str, Array], *, seed: Seed = 0
+    ) -> npt.NDArray[np.uint8]:
         """Draw images of latents, a dict as `encode` gives: uint8 `[n, ...]`."""
         shapes = {name: shape for name, (_, shape) in self._inputs("decode").items()}
         del shapes["seed"]
         inputs = checks.latents(latents, latent_shapes=shapes)
         return self._predict("decode", inputs, seed)["images"]
 
-    def reconstruct(self, images, *, seed=0):
+    def reconstruct(self, images: Array, *, seed: Seed = 0) -> npt.NDArray[np.uint8]:
         """Encode images and draw them again: uint8 `[n, height, width, channels]`."""
         inputs = {"images": self._images("reconstruct", images)}
         return self._predict("reconstruct", inputs, seed)["images"]
 
-    def complete(self, images, mask, *, seed=0):
+    def complete(
+        self, images: Array, mask: Array, *, seed: Seed = 0
+    ) -> npt.NDArray[np.uint8]:
         """Fill in the pixels where `mask`, uint8 `[n, height, width, 1]`, is 1."""
         images = self._images("complete", images)
         mask = checks.mask(mask, image_shape=images.shape[1:])

@@ -1,5 +1,7 @@
 """Exporting a model as a SavedModel that needs TensorFlow and nothing else."""
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import json
@@ -7,7 +9,9 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
@@ -15,6 +19,9 @@ import vaezoo
 from vaezoo import checks, units
 from vaezoo.models import computations
 from vaezoo.zoo import entries, provenance, registry
+
+if TYPE_CHECKING:
+    from vaezoo.models.vae import VAE
 
 EXTRA_FOLDER = "assets.extra"  # where TF Serving looks for what is not TensorFlow's
 MANIFEST_FILE = "manifest.json"
@@ -26,14 +33,14 @@ _NUM_ROUNDS = 10  # of `complete`
 
 
 def export(
-    model,
-    directory,
+    model: VAE,
+    directory: str | os.PathLike[str],
     *,
-    num_importance_samples=16,
-    max_batch_size=1024,
-    signatures=None,
-    jit=False,
-):
+    num_importance_samples: int = 16,
+    max_batch_size: int = 1024,
+    signatures: str | Sequence[str] | None = None,
+    jit: bool = False,
+) -> Path:
     """Write a model as one version folder of a SavedModel.
 
     Every input and output has the batch as its first axis, so TF Serving can batch:

@@ -1,5 +1,7 @@
 """Training a zoo entry: recipes, checkpoints that resume exactly, run folders."""
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import dataclasses
@@ -7,7 +9,9 @@ import datetime
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 import tensorflow as tf
@@ -24,31 +28,34 @@ from vaezoo.training.progress import Progress
 from vaezoo.zoo import entries, provenance, registry
 from vaezoo.zoo import weights as weights_lib
 
+if TYPE_CHECKING:
+    from vaezoo.models.vae import VAE
+
 WEIGHTS_FILE = "weights.h5"
 _CHECKPOINTS = "checkpoints"
 
 
 def train(
-    name_or_entry,
+    name_or_entry: str | os.PathLike[str] | entries.ZooEntry,
     *,
-    out,
-    dataset=None,
-    epochs=None,
-    max_steps=None,
-    init="none",
-    changes=None,
-    seed=None,
-    strategy=None,
-    devices=None,
-    precision=None,
-    gradient_accumulation_steps=1,
-    resume=False,
-    more_epochs=None,
-    checkpoint_steps=None,
-    checkpoint_minutes=10.0,
-    profile=False,
-    verbose="auto",
-):
+    out: str | os.PathLike[str],
+    dataset: str | None = None,
+    epochs: int | None = None,
+    max_steps: int | None = None,
+    init: str | os.PathLike[str] = "none",
+    changes: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    strategy: str | tf.distribute.Strategy | None = None,
+    devices: int | None = None,
+    precision: Literal["float32", "mixed_bfloat16"] | None = None,
+    gradient_accumulation_steps: int = 1,
+    resume: bool = False,
+    more_epochs: int | None = None,
+    checkpoint_steps: int | None = None,
+    checkpoint_minutes: float | None = 10.0,
+    profile: bool = False,
+    verbose: int | Literal["auto"] = "auto",
+) -> VAE:
     """Trains a model of the zoo by its recipe, into a folder that `vaezoo.load` takes.
 
     The folder holds `entry.yaml`, from the start; `weights.h5`, at the end (the moving

@@ -302,7 +302,7 @@ def rewrite(path, changes):
         key.value: (key.start_mark.index, value.end_mark.index)
         for key, value in yaml.compose(text, _Loader).value
     }
-    for key in sorted(changes, key=spans.get, reverse=True):
+    for key in sorted(changes, key=spans.__getitem__, reverse=True):
         start, end = spans[key]
         lines = text[start:end].splitlines(keepends=True)
         # A block ends where the next key starts: leave it what lies between.

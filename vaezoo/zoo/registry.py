@@ -3,15 +3,22 @@
 A run folder, which `vaezoo train` writes, can be given wherever a name can.
 """
 
+from __future__ import annotations
+
 import difflib
 import fnmatch
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vaezoo.zoo import weights as weights_lib
-from vaezoo.zoo.entries import ENTRY_FILE, entry_from_file, rewrite
+from vaezoo.zoo.entries import ENTRY_FILE, ZooEntry, entry_from_file, rewrite
+
+if TYPE_CHECKING:
+    from vaezoo.models.vae import VAE
 
 _PACKAGED = Path(__file__).parents[1] / "zoo_configs"
 # An editable install leaves the files where the repository has them.
@@ -20,7 +27,13 @@ CONFIG_FOLDER = (
 )
 
 
-def list_models(pattern="*", *, dataset=None, model=None, trained=None):
+def list_models(
+    pattern: str = "*",
+    *,
+    dataset: str | None = None,
+    model: str | None = None,
+    trained: bool | None = None,
+) -> list[str]:
     """Names of the zoo's entries, in natural order.
 
     Args:
@@ -48,7 +61,7 @@ def list_models(pattern="*", *, dataset=None, model=None, trained=None):
     return [name for name in names if is_wanted(describe(name))]
 
 
-def describe(name_or_folder):
+def describe(name_or_folder: str | os.PathLike[str]) -> ZooEntry:
     """The entry of a model of the zoo or of a run folder.
 
     Args:
@@ -82,7 +95,12 @@ def describe(name_or_folder):
     )
 
 
-def load(name_or_folder, *, weights="zoo", image_shape=None):
+def load(
+    name_or_folder: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = "zoo",
+    image_shape: Sequence[int] | None = None,
+) -> VAE:
     """Build and compile a model of the zoo, ready to sample, score, train and export.
 
     With trained weights it is compiled to be fine-tuned; with `weights=None`, to be
