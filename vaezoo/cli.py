@@ -1,7 +1,6 @@
 """The command line: one command for each thing that is done with a model."""
 
 import contextlib
-import datetime
 import errno
 import math
 import os
@@ -219,7 +218,6 @@ def reconstruct(name, num, draws, seed, output):
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--batch-size", help="Images at once.", **_positive(32))
-@click.option("--epochs", type=float, help="Epochs trained, for the record.")
 @click.option(
     "--write",
     type=click.Path(dir_okay=False, exists=True),
@@ -233,7 +231,6 @@ def evaluate(
     num_importance_samples,
     seed,
     batch_size,
-    epochs,
     write,
 ):
     """Measure NAME: ELBO, its terms, active units, and the bound L_K."""
@@ -262,29 +259,17 @@ def evaluate(
         batch_size=batch_size,
         verbose=1 if sys.stderr.isatty() else 2,
     )
-    bounded = num_importance_samples if model.latent_shapes else None
-    click.echo(_table(model, results, bounded))
+    click.echo(evaluation.table(model, results, num_importance_samples))
     if write:
-        for metric in ("elbo", "kl", "log_likelihood"):
-            if metric not in results or (metric == "elbo" and not model.latent_shapes):
-                continue
-            value, error = results[metric]
-            record = {
-                "metric": metric,
-                "value": round(value, 4),
-                "standard_error": None if math.isnan(error) else round(error, 4),
-                "num_importance_samples": (
-                    bounded if metric == "log_likelihood" else None
-                ),
-                "split": split,
-                "images": count,
-                "seed": seed,
-                "command": provenance.command(),
-                "commit": provenance.commit(),
-                "date": datetime.date.today(),
-                "hardware": provenance.hardware(),
-                "epochs": epochs,
-            }
+        records = provenance.measurements(
+            model,
+            results,
+            num_importance_samples=num_importance_samples,
+            split=split,
+            images=count,
+            seed=seed,
+        )
+        for record in records:
             entries.append_measured(write, record)
         click.echo(f"Wrote the figures into {write}")
 
@@ -297,26 +282,6 @@ def _check_same_weights(entry, other, path):
             f"{path!r}, of {other.name!r} with other weights or another name than "
             f"{entry.name!r}. Give the file that `vaezoo describe` reads."
         )
-
-
-def _table(model, results, num_importance_samples):
-    from vaezoo import units
-
-    lines = [f"{'':<24}{'nats':>12}{'std. error':>12}{'bits/dim':>12}"]
-    for name, (value, error) in results.items():
-        if name == "bits_per_dim":
-            continue
-        if name.startswith("active_units/"):
-            size = math.prod(model.latent_shapes[name.partition("/")[2]])
-            lines.append(f"{name:<24}{value:>12.0f} of {size}")
-            continue
-        bits = ""
-        if name in ("elbo", "log_likelihood"):
-            bits = f"{units.bits_per_dim(value, model.num_dims):>12.4f}"
-        if name == "log_likelihood" and num_importance_samples:
-            name = f"log_likelihood (L_{num_importance_samples})"
-        lines.append(f"{name:<24}{value:>12.3f}{error:>12.3f}{bits}")
-    return "\n".join(lines)
 
 
 @main.command()
@@ -427,6 +392,28 @@ def _changes(texts):
                 f"training.learning_rate=0.003. Received: {text!r}."
             )
     return changes
+
+
+@main.command()
+@click.argument("run")
+@click.option("--name", help="Another entry than the one that was trained.")
+@click.option(
+    "--status",
+    type=click.Choice(["partial", "reproduced"]),
+    default="partial",
+    show_default=True,
+)
+def install(run, name, status):
+    """Make the weights of the folder RUN those of the zoo's entry (maintainers).
+
+    They are stored as float16 in the package, with the run's history and recipe; the
+    entry's measurements go, as they were of other weights. Measure with `evaluate`.
+    """
+    _import_tensorflow()
+    from vaezoo.zoo.install import install as install_run
+
+    path = install_run(run, name=name, status=status)
+    click.echo(f"Wrote {path.name} and its history into the entry")
 
 
 @main.command()

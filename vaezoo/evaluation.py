@@ -86,6 +86,34 @@ def evaluate(
     return _summary(model, {k: np.concatenate(v) for k, v in rows.items()})
 
 
+def table(model, results, num_importance_samples):
+    """What `evaluate` found, as lines of text.
+
+    Args:
+        model: the model measured.
+        results: dict as `evaluate` returns.
+        num_importance_samples: int, K of the bound; `None` without.
+
+    Returns:
+        A str, a line a figure: nats, their standard error, bits/dim of the bounds.
+    """
+    lines = [f"{'':<24}{'nats':>12}{'std. error':>12}{'bits/dim':>12}"]
+    for name, (value, error) in results.items():
+        if name == "bits_per_dim":
+            continue
+        if name.startswith("active_units/"):
+            size = math.prod(model.latent_shapes[name.partition("/")[2]])
+            lines.append(f"{name:<24}{value:>12.0f} of {size}")
+            continue
+        bits = ""
+        if name in ("elbo", "log_likelihood"):
+            bits = f"{units.bits_per_dim(value, model.num_dims):>12.4f}"
+        if name == "log_likelihood" and model.latent_shapes:
+            name = f"log_likelihood (L_{num_importance_samples})"
+        lines.append(f"{name:<24}{value:>12.3f}{error:>12.3f}{bits}")
+    return "\n".join(lines)
+
+
 def receptive_field(model: VAE, *, seed: int = 0) -> npt.NDArray[np.bool_]:
     """The pixels that the decoder sees directly when it scores one pixel.
 

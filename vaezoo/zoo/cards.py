@@ -5,6 +5,7 @@ beside ours, never instead of it.
 """
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -76,9 +77,9 @@ def card(entry):
         commands = dict.fromkeys(record.command for record in entry.measured)
         parts.append(
             "Measured by\n\n```\n" + "\n".join(commands) + "\n```\n\n"
-            "| metric | K | value | images | seed | epochs | commit | date | hardware |"
-            "\n|---|---|---|---|---|---|---|---|---|\n"
-            + "\n".join(map(_measurement_row, entry.measured))
+            "| metric | K | value | images | seed | commit | date | hardware |\n"
+            "|---|---|---|---|---|---|---|---|\n"
+            + "\n".join(_measurement_row(entry, m) for m in entry.measured)
         )
     parts.append(f"## Training\n\n{_recipes(entry)}")
     if entry.weights:
@@ -86,6 +87,7 @@ def card(entry):
         place = f"`{info.file}`" if info.file else ", ".join(info.urls)
         parts.append(
             f"## Weights\n\n{place}, {info.bytes / 1e6:.2f} MB, SHA-256 `{info.sha256}`"
+            f"\n\n{_history(entry)}"
         )
     if entry.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in entry.notes))
@@ -125,12 +127,42 @@ def main():
 
 
 def _own_results(entry, records):
-    """Our bounds among the records, in the unit of the paper's; "-" for none."""
-    num_dims = None
+    """Our bounds among the records, in the unit of the paper's; "-" for none.
+
+    Those of most images come first. A bound L_K stands with the ELBO of its images,
+    as a subset may be easier than the whole.
+    """
+    elbos = {_images(r): r for r in records if r.metric == "elbo"}
+    tighter = [r for r in records if r.metric in _BOUNDS and r.metric != "elbo"]
+    of_fewer = {_images(r) for r in tighter} - {
+        max(map(_images, records), default=None)
+    }
+    shown = [r for key, r in elbos.items() if key not in of_fewer] + tighter
+    num_dims = _dims_of_bits(entry)
+    return (
+        "<br>".join(
+            _result(
+                record,
+                num_dims,
+                elbo=elbos.get(key) if key in of_fewer else None,
+            )
+            for record in sorted(shown, key=lambda r: -r.images)
+            for key in [_images(record)]
+        )
+        or "-"
+    )
+
+
+def _images(record):
+    """What was measured: records of equal keys are of the very same images."""
+    return record.images, record.split, record.seed
+
+
+def _dims_of_bits(entry):
+    """The dimensions, where the paper counts in bits a dimension; else `None`."""
     if entry.paper and any(r.metric == "bits_per_dim" for r in entry.paper.results):
-        num_dims = math.prod(entry.model.arguments["image_shape"])
-    bounds = [record for record in records if record.metric in _BOUNDS]
-    return "<br>".join(_result(bound, num_dims) for bound in bounds) or "-"
+        return math.prod(entry.model.arguments["image_shape"])
+    return None
 
 
 def _papers_results(entry):
@@ -138,20 +170,9 @@ def _papers_results(entry):
     return "<br>".join(map(_result, results)) or "-"
 
 
-def _result(result, num_dims=None):
+def _result(result, num_dims=None, *, elbo=None):
     """One bound in nats, or in bits/dim where it is or the dimensions are given."""
-    value, error = result.value, getattr(result, "standard_error", None)
-    in_bits = result.metric == "bits_per_dim"
-    if not in_bits and num_dims is not None:
-        value = units.bits_per_dim(value, num_dims)
-        error = None if error is None else -units.bits_per_dim(error, num_dims)
-        in_bits = True
-    elif result.metric in _NEGATED:
-        value = -value
-    text = f"{value:.3f}" if in_bits else f"{value:.2f}"
-    if error is not None:
-        text += f" ± {error:.2g}"
-    text += " bits/dim" if in_bits else " nats"
+    text, unit = _loss(result, num_dims)
     how = []
     if result.metric == "elbo":
         how.append("ELBO")
@@ -159,8 +180,29 @@ def _result(result, num_dims=None):
         how.append(f"L_{result.num_importance_samples}")
     if hasattr(result, "images"):
         how.append(f"{result.images:,} images")
+    shown = ", ".join(how)
+    if elbo is not None:
+        shown += f"; ELBO there {_loss(elbo, num_dims)[0].split(' ±')[0]}"
     bound = "≤ " if result.metric == "elbo" or result.num_importance_samples else ""
-    return f"{bound}{text} ({', '.join(how)})" if how else f"{bound}{text}"
+    return f"{bound}{text} {unit} ({shown})" if shown else f"{bound}{text} {unit}"
+
+
+def _loss(result, num_dims):
+    """A figure as papers print it, lower is better, and its unit."""
+    value, error = result.value, getattr(result, "standard_error", None)
+    in_bits = result.metric == "bits_per_dim"
+    if not in_bits and num_dims is not None:
+        value = units.bits_per_dim(value, num_dims)
+        error = None if error is None else -units.bits_per_dim(error, num_dims)
+        in_bits = True
+        if result.metric not in _NEGATED:
+            value = -value
+    elif result.metric in _NEGATED:
+        value = -value
+    text = f"{value:.3f}" if in_bits else f"{value:.2f}"
+    if error is not None:
+        text += f" ± {error:.2g}"
+    return text, "bits/dim" if in_bits else "nats"
 
 
 def _comparison(entry):
@@ -182,15 +224,15 @@ def _comparison(entry):
     )
 
 
-def _measurement_row(record):
-    error = record.standard_error
+def _measurement_row(entry, record):
+    text, unit = _loss(record, _dims_of_bits(entry))
+    sign = "-" if record.metric in _NEGATED else ""
     cells = [
-        record.metric,
+        f"{sign}{record.metric}",
         record.num_importance_samples or "",
-        f"{record.value:.4g}" + (f" ± {error:.2g}" if error is not None else ""),
+        f"{text} {unit}",
         f"{record.images:,} ({record.split})",
         record.seed,
-        "" if record.epochs is None else f"{record.epochs:g}",
         record.commit or "",
         record.date,
         record.hardware,
@@ -198,18 +240,84 @@ def _measurement_row(record):
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _recipes(entry):
-    training, fine_tune = entry.training.model_dump(), entry.fine_tune.model_dump()
-    rows = [
-        f"| {key} | {_cell(training[key])} | {_cell(fine_tune[key])} |"
-        for key in training
+def _history(entry):
+    """How the weights were made, as the runs recorded it."""
+    if not entry.history:
+        return (
+            "Recipe not recorded: these weights are older than the record that a run "
+            "keeps of itself, and no command here makes them again."
+        )
+    commands = [record.command for record in entry.history]
+    out = re.search(r"--out[ =](\S+)", commands[-1])
+    if out:
+        commands.append(f"vaezoo install {out[1]}")
+    lines = [
+        "| run | phase | mode | steps | epochs | images | crop | wall time | "
+        "validation -ELBO |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    return "| | training | fine-tuning |\n|---|---|---|\n" + "\n".join(rows)
+    for number, record in enumerate(entry.history, start=1):
+        for phase in record.phases:
+            cells = [
+                number,
+                phase.name,
+                phase.mode,
+                f"{phase.steps:,}",
+                f"{phase.epochs:g}",
+                f"{phase.images:,}",
+                phase.crop_size or "-",
+                f"{phase.seconds / 60:.1f} min",
+                _curve(phase.validation),
+            ]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    made = "; ".join(
+        f"run {number}: commit {record.commit or 'unknown'}, {record.date}, "
+        f"{record.hardware}, "
+        + (
+            "from scratch"
+            if record.init is None
+            else f"from {record.init.name} (SHA-256 `{record.init.sha256[:8]}...`)"
+        )
+        for number, record in enumerate(entry.history, start=1)
+    )
+    return (
+        "Made by\n\n```\n" + "\n".join(commands) + "\n```\n\n"
+        f"{made}.\n\n" + "\n".join(lines)
+    )
+
+
+def _curve(points):
+    """First, best and last of a validation curve, in nats."""
+    if not points:
+        return "-"
+    losses = [-point.elbo for point in points]
+    if len(losses) < 3:
+        return " → ".join(f"{loss:.2f}" for loss in losses)
+    return f"{losses[0]:.2f} → {losses[-1]:.2f} (best {min(losses):.2f})"
+
+
+def _recipes(entry):
+    """The recipes side by side; keys that all of them leave at its default are out."""
+    phases = entry.phases
+    names = ["training"] if len(phases) == 1 else [recipe.name for recipe in phases]
+    recipes = [recipe.model_dump() for recipe in (*phases, entry.fine_tune)]
+    defaults = {
+        key: field.default for key, field in type(phases[0]).model_fields.items()
+    }
+    defaults["learning_rate_decay"] = defaults["learning_rate_decay"].model_dump()
+    rows = [
+        f"| {key} | {' | '.join(_cell(recipe[key]) for recipe in recipes)} |"
+        for key in defaults
+        if key != "name" and any(recipe[key] != defaults[key] for recipe in recipes)
+    ]
+    header = ["", *names, "fine-tuning"]
+    return f"| {' | '.join(header)} |\n|{'---|' * len(header)}\n" + "\n".join(rows)
 
 
 def _cell(value):
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+        given = {key: item for key, item in value.items() if item is not None}
+        return ", ".join(f"{key} {_cell(item)}" for key, item in given.items()) or "-"
     return "-" if value is None else str(value)
 
 

@@ -67,7 +67,6 @@ class Measurement(Result):
     commit: str | None
     date: datetime.date
     hardware: str
-    epochs: NonNegativeFloat | None
 
 
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -294,7 +293,17 @@ def _plain(record):
 
 
 def rewrite(path, changes):
-    """Replace the values of top-level keys of a YAML file, and nothing else in it."""
+    """Replace the values of top-level keys of an entry's file, and nothing else in it.
+
+    Args:
+        path: the YAML file.
+        changes: dict of key to value, as YAML stores it; a key that the file does not
+            have comes at its end.
+
+    Raises:
+        ValueError: if the file is malformed, before or after; it is unchanged.
+        OSError: if the file cannot be read or written.
+    """
     path = Path(path)
     text = path.read_text(encoding="utf-8")
     _parse(text, path)
@@ -302,7 +311,8 @@ def rewrite(path, changes):
         key.value: (key.start_mark.index, value.end_mark.index)
         for key, value in yaml.compose(text, _Loader).value
     }
-    for key in sorted(changes, key=spans.__getitem__, reverse=True):
+    new = {key: value for key, value in changes.items() if key not in spans}
+    for key in sorted(changes.keys() - new.keys(), key=spans.get, reverse=True):
         start, end = spans[key]
         lines = text[start:end].splitlines(keepends=True)
         # A block ends where the next key starts: leave it what lies between.
@@ -310,6 +320,8 @@ def rewrite(path, changes):
             lines.pop()
         end = start + len("".join(lines).rstrip())
         text = text[:start] + _to_yaml({key: changes[key]}).rstrip() + text[end:]
+    if new:
+        text = text.rstrip() + "\n" + _to_yaml(new)
     _parse(text, path)
     with atomic_path(path) as temporary:
         Path(temporary).write_text(text, encoding="utf-8")

@@ -1,5 +1,7 @@
 """Where a figure or a file comes from: the command, the code and the machine."""
 
+import datetime
+import math
 import os
 import platform
 import re
@@ -46,3 +48,45 @@ def hardware():
         for gpu in gpus
     ]
     return ", ".join([f"{os.cpu_count()} CPU cores ({platform.machine()})", *names])
+
+
+def measurements(model, results, *, num_importance_samples, split, images, seed):
+    """Figures of `vaezoo.evaluate` as the records of an entry, made by this process.
+
+    Args:
+        model: the model measured.
+        results: dict of name to (value, standard error), nats.
+        num_importance_samples: int, K of `log_likelihood`; `None` for the ELBO only.
+        split: str.
+        images: int, the number measured.
+        seed: int.
+
+    Returns:
+        list of dicts of the fields of `vaezoo.zoo.entries.Measurement`: the ELBO, its
+        KL term and the bound, of the same images.
+    """
+    common = {
+        "split": split,
+        "images": images,
+        "seed": seed,
+        "command": command(),
+        "commit": commit(),
+        "date": datetime.date.today(),
+        "hardware": hardware(),
+    }
+    bounded = num_importance_samples if model.latent_shapes else None
+    metrics = {"log_likelihood": bounded}
+    if model.latent_shapes:  # without, the likelihood is exact
+        metrics = {"elbo": None, "kl": None} | metrics
+    return [
+        {
+            "metric": metric,
+            "value": round(value, 4),
+            "standard_error": None if math.isnan(error) else round(error, 4),
+            "num_importance_samples": k,
+            **common,
+        }
+        for metric, k in metrics.items()
+        if metric in results
+        for value, error in [results[metric]]
+    ]

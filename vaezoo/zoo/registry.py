@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaezoo.zoo import weights as weights_lib
-from vaezoo.zoo.entries import ENTRY_FILE, ZooEntry, entry_from_file, rewrite
+from vaezoo.zoo.entries import ENTRY_FILE, ZooEntry, entry_from_file
 
 if TYPE_CHECKING:
     from vaezoo.models.vae import VAE
@@ -221,7 +221,7 @@ def entry_of(model):
     image_shape = tuple(entry.model.arguments.get("image_shape", model.image_shape))
     if image_shape == model.image_shape and _has_weights_of(model, entry):
         return entry
-    changes = {"weights": None, "measured": [], "status": "untrained"}
+    changes = {"weights": None, "measured": [], "status": "untrained", "history": []}
     return entry.model_copy(update=changes)
 
 
@@ -233,45 +233,6 @@ def _has_weights_of(model, entry):
     except (OSError, ValueError):  # a run that was continued meanwhile, say
         return False
     return weights_lib.holds(path, model)
-
-
-def install_weights(model, name, *, status="partial"):
-    """Make a model's weights those of a zoo entry, stored as float16 in the package.
-
-    The entry's measurements, which were of other weights, are dropped. Reload the
-    entry to measure: the float16 weights are the ones to be scored.
-
-    Args:
-        model: a built model, as `load(name, weights=None)` builds it.
-        name: a name of `list_models`.
-        status: "partial" or "reproduced".
-
-    Returns:
-        The path of the new file of weights.
-
-    Raises:
-        ValueError: if the name, the model or the status is wrong for it.
-        OSError: if the package's folder cannot be written.
-    """
-    entry = describe(name)
-    folder = weights_lib.PRETRAINED_FOLDER
-    folder.mkdir(exist_ok=True)
-    temporary = folder / f".{entry.name}.h5"
-    weights_lib.write_weights(model, temporary, dtype="float16")
-    digest = weights_lib.sha256(temporary)
-    path = folder / f"{entry.name}-{digest[:8]}.h5"
-    info = {"file": path.name, "bytes": temporary.stat().st_size, "sha256": digest}
-    os.replace(temporary, path)
-    try:
-        rewrite(entry.path, {"weights": info, "measured": [], "status": status})
-    except BaseException:
-        if not entry.weights or entry.weights.file != path.name:
-            path.unlink()
-        raise
-    for old in folder.glob(f"{entry.name}-????????.h5"):
-        if old != path:
-            old.unlink()
-    return path
 
 
 def _is_trained(entry):
