@@ -25,6 +25,7 @@ LEVELS = [
     ["distributions"],
     ["models"],
     ["zoo.cards", "zoo.registry"],
+    ["zoo.install"],
     ["evaluation", "serving", "training"],
     ["experiments"],
     ["cli"],

@@ -10,6 +10,7 @@ import yaml
 import vaezoo
 from vaezoo import models
 from vaezoo.zoo import cards, entries, registry, weights
+from vaezoo.zoo.install import install
 
 DIGITS = registry.CONFIG_FOLDER / "pixelvae_digits.yaml"
 MEASUREMENT = {
@@ -24,7 +25,6 @@ MEASUREMENT = {
     "commit": "1234567",
     "date": "2026-11-21",
     "hardware": "2 CPU cores",
-    "epochs": 200,
 }
 
 
@@ -306,38 +306,129 @@ def test_an_entry_whose_model_cannot_be_built_is_named(configs):
     assert str(path) in error.value.__notes__[0]
 
 
-def test_installed_weights_load_and_the_old_ones_go(configs):
+HISTORY = [
+    {
+        "command": "vaezoo train pixelvae_digits --out runs/digits",
+        "commit": "1234567",
+        "date": "2026-11-25",
+        "hardware": "2 CPU cores",
+        "init": None,
+        "phases": [
+            {
+                "name": "joint",
+                "mode": "joint",
+                "steps": 58,
+                "epochs": 2.0,
+                "images": 2874,
+                "crop_size": None,
+                "seconds": 90.0,
+                "validation": [{"steps": n, "elbo": -30.0 + n} for n in (1, 9, 3)],
+            }
+        ],
+    }
+]
+
+
+@pytest.fixture
+def run_of(configs, tmp_path):
+    """A function from a model to the folder of a run that has ended with it."""
+
+    def write(model, *, recipe=None, **changes):
+        out = tmp_path / "run"
+        out.mkdir(exist_ok=True)
+        path = weights.write_weights(model, out / "weights.h5")
+        info = entries.WeightsInfo(
+            file=path.name, bytes=path.stat().st_size, sha256=weights.sha256(path)
+        )
+        entry = registry.describe("pixelvae_digits")
+        training = entry.training.model_copy(update=recipe or {})
+        update = {
+            "weights": info.model_dump(),
+            "status": "partial",
+            "training": training.model_dump(),
+        }
+        update |= {"measured": [], "history": HISTORY} | changes
+        content = entry.model_dump() | update
+        entries.write_entry(
+            entries.ZooEntry.model_validate(content), out / entries.ENTRY_FILE
+        )
+        return out
+
+    return write
+
+
+def test_installed_weights_load_and_the_old_ones_go(configs, run_of):
     model = initialized_model()
     path = configs / DIGITS.name
     text = path.read_text()
     text = text.replace("dataset:", "# A comment.\ndataset:  # another\n ")
     path.write_text(text.replace("weights: null", "weights: null  # none yet"))
 
-    first = registry.install_weights(model, "pixelvae_digits")
+    first = install(run_of(model, recipe={"learning_rate": 0.125}))
     assert re.fullmatch(r"pixelvae_digits-[0-9a-f]{8}\.h5", first.name)
     entry = registry.describe("pixelvae_digits")
     assert entry.weights.file == first.name and entry.status == "partial"
+    assert entry.training.learning_rate == 0.125
+    assert entry.model_dump(mode="json")["history"] == HISTORY
     assert registry.list_models(trained=True, dataset="digits") == ["pixelvae_digits"]
     for comment in ("# A comment.\ndataset:  # another", "# none yet"):
         assert comment in path.read_text()
     assert_same_weights(vaezoo.load("pixelvae_digits"), model, tolerance=1e-3)
+    content = first.read_bytes()
+    assert install(run_of(model)).read_bytes() == content  # byte for byte
 
     entries.append_measured(path, MEASUREMENT)
     variable = model.trainable_variables[0]
     variable.assign(variable + 1.0)
-    second = registry.install_weights(model, "pixelvae_digits", status="reproduced")
+    second = install(run_of(model), status="reproduced")
     assert list(first.parent.iterdir()) == [second]
     assert registry.describe("pixelvae_digits").measured == []
 
     variable.assign(variable + 1.0)
     with pytest.raises(ValueError, match="status: .*'great'"):
-        registry.install_weights(model, "pixelvae_digits", status="great")
+        install(run_of(model), status="great")
     assert list(first.parent.iterdir()) == [second]
     assert registry.describe("pixelvae_digits").weights.file == second.name
 
 
-def test_a_measurement_is_added_and_the_rest_of_the_file_stays(configs):
-    registry.install_weights(initialized_model(), "pixelvae_digits")
+def test_a_run_from_other_weights_leaves_the_recipe_of_the_entry(configs, run_of):
+    start = {"name": "pixelvae_digits", "sha256": "0" * 64}
+    history = [*HISTORY, HISTORY[0] | {"init": start}]
+    run = run_of(initialized_model(), recipe={"learning_rate": 0.125}, history=history)
+    before = registry.describe("pixelvae_digits").training
+    install(run)
+    entry = registry.describe("pixelvae_digits")
+    assert entry.training == before and len(entry.history) == 2
+    text = cards.card(entry)
+    assert "run 2: commit 1234567, 2026-11-25, 2 CPU cores, from pixelvae_" in text
+
+
+def test_what_cannot_be_installed(configs, run_of, tmp_path):
+    model = initialized_model()
+    with pytest.raises(ValueError, match="folder of a run that has ended"):
+        install(run_of(model, weights=None, status="untrained", history=[]))
+    with pytest.raises(ValueError, match="folder of a run that has ended"):
+        install("pixelvae_mnist_static")
+    with pytest.raises(ValueError, match="must be of the entry's dataset"):
+        install(run_of(model, dataset="mnist_static"))
+    with pytest.raises(ValueError, match="must be of the entry's model"):
+        install(run_of(model), name="vlae_mnist_static")
+    assert not (tmp_path / "pretrained").exists()
+
+
+def test_a_card_says_how_its_weights_are_made_again(configs, run_of):
+    install(run_of(initialized_model()))
+    text = cards.card(registry.describe("pixelvae_digits"))
+    commands = text.index(HISTORY[0]["command"])
+    assert text.index("vaezoo install runs/digits") > commands
+    assert "| 1 | joint | joint | 58 | 2 | 2,874 | - | 1.5 min |" in text
+    assert "29.00 → 27.00 (best 21.00)" in text
+    entry = registry.describe("vlae_mnist_static")
+    assert not entry.history and "Recipe not recorded" in cards.card(entry)
+
+
+def test_a_measurement_is_added_and_the_rest_of_the_file_stays(configs, run_of):
+    install(run_of(initialized_model()))
     path = configs / DIGITS.name
     before = path.read_text()
     entries.append_measured(path, MEASUREMENT)
@@ -408,6 +499,30 @@ def test_ours_is_in_the_papers_unit():
     for text in (cards.markdown_table([entry]), cards.card(entry)):
         assert "≤ 8.000 ± 0.01 bits/dim (L_50, 360 images)" in text
         assert "≤ 2.750 bits/dim (L_1000)" in text
+
+
+def test_a_bound_on_a_subset_stands_with_the_elbo_there():
+    """The whole split first; a subset's ELBO is no figure of its own."""
+    entry = registry.describe("pixelvae_mnist_static")
+
+    def record(metric, value, images, k=None):
+        fields = {"metric": metric, "value": value, "images": images}
+        fields |= {"num_importance_samples": k}
+        return entries.Measurement(**MEASUREMENT | fields)
+
+    subset = [record("log_likelihood", -79.5, 300, 50), record("elbo", -80.04, 300)]
+    whole = [record("elbo", -81.06, 10_000), record("kl", 3.7, 10_000)]
+    entry = entry.model_copy(update={"measured": subset + whole})
+    expected = (
+        "≤ 81.06 ± 0.1 nats (ELBO, 10,000 images)<br>"
+        "≤ 79.50 ± 0.1 nats (L_50, 300 images; ELBO there 80.04)"
+    )
+    assert cards.bounds(entry) == expected
+    assert expected in cards.card(entry)
+    assert "| -elbo |  | 81.06 ± 0.1 nats | 10,000 (test) |" in cards.card(entry)
+    everything = [record("log_likelihood", -79.5, 10_000, 50), *whole]
+    entry = entry.model_copy(update={"measured": everything})
+    assert "ELBO there" not in cards.bounds(entry)
 
 
 def test_the_readme_needs_its_markers():

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from vaezoo import sampling
+from vaezoo import checks, sampling
 
 
 def images_in(data):
@@ -22,6 +22,25 @@ def images_in(data):
     if isinstance(data, tuple | list):
         return images_in(data[0])
     return data
+
+
+def in_levels(images, levels):
+    """uint8 images whose values are checked: here, or by an assertion in the graph.
+
+    Raises:
+        ValueError: there are values here, and one is not in `0..levels - 1`.
+    """
+    if tf.executing_eagerly():
+        return tf.convert_to_tensor(checks.in_levels(images, levels))
+    if levels == 256:
+        return images
+    in_range = tf.debugging.assert_less(
+        images,
+        tf.cast(levels, tf.uint8),
+        message=checks.levels_rule("images", levels),
+    )
+    with tf.control_dependencies([in_range]):
+        return tf.identity(images)
 
 
 def first_batch(x, batch_size, strategy):

@@ -362,25 +362,12 @@ class TrainedModel(keras.Model):
     def images_of(self, data):
         """The images of a batch of `fit`, checked.
 
-        Values out of range are refused here where there are values, and else by an
-        assertion in the graph.
-
         Raises:
             ValueError: if they break a rule for images, or there are none.
         """
         images = batches.images_in(data)
         images = checks.images_spec(images, image_shape=self.accepted_shape)
-        if tf.executing_eagerly():
-            return tf.convert_to_tensor(checks.in_levels(images, self.levels))
-        if self.levels == 256:
-            return images
-        in_range = tf.debugging.assert_less(
-            images,
-            tf.cast(self.levels, tf.uint8),
-            message=checks.levels_rule("images", self.levels),
-        )
-        with tf.control_dependencies([in_range]):
-            return tf.identity(images)
+        return batches.in_levels(images, self.levels)
 
     def _seeds(self, step, rows):
         run = sampling.fold_in(self._objective.seed, step)

@@ -57,7 +57,7 @@ def install(run, *, name=None, status="partial"):
     info = {"file": path.name, "bytes": temporary.stat().st_size, "sha256": digest}
     changes = {"weights": info, "measured": [], "status": status}
     changes["history"] = [record.model_dump() for record in trained.history]
-    if trained.history[-1].init is None:
+    if trained.history[-1].init is None and trained.phases != entry.phases:
         phases = [recipe.model_dump(exclude_defaults=True) for recipe in trained.phases]
         changes["training"] = phases if len(phases) > 1 else phases[0]
     os.replace(temporary, path)
