@@ -120,13 +120,17 @@ def number(
     """
     if value is None and optional:
         return None
-    bounds = {
+    all_bounds = {
         "above": (operator.gt, above),
         "at least": (operator.ge, minimum),
         "below": (operator.lt, below),
         "at most": (operator.le, maximum),
     }
-    bounds = {word: rest for word, rest in bounds.items() if rest[1] is not None}
+    bounds = {
+        word: (holds, bound)
+        for word, (holds, bound) in all_bounds.items()
+        if bound is not None
+    }
     if (
         isinstance(value, bool)
         or not isinstance(value, numbers.Real)

@@ -123,6 +123,26 @@ def test_every_parameter_in_use_gets_a_gradient(name):
     assert all(unused in path for path in without)
 
 
+@pytest.mark.parametrize("name", ["gated_pixelvae_noup", "vlae", "fame"])
+def test_a_replica_without_rows_adds_nothing(name):
+    """The last batch of a pass may have fewer rows than there are replicas."""
+    model = tiny.shared(name)
+    images = tf.TensorSpec([None, *model.image_shape], tf.uint8)
+
+    @tf.function(input_signature=[images, tf.TensorSpec([None], tf.int64)])
+    def step(images, seeds):
+        with tf.GradientTape() as tape:
+            terms, _ = computations.elbo_terms(model, images, seeds)
+            loss = tf.reduce_sum(terms["elbo"])
+        return terms, tape.gradient(loss, model.trainable_variables)
+
+    none = np.zeros([0, *model.image_shape], np.uint8)
+    terms, gradients = step(none, np.zeros([0], np.int64))
+    assert {value.shape[0] for value in terms.values()} == {0}
+    gradients = [gradient for gradient in gradients if gradient is not None]
+    assert gradients and not any(np.any(gradient) for gradient in gradients)
+
+
 @pytest.mark.parametrize("name", tiny.others_slow(tiny.WITH_LATENTS))
 def test_generation_uses_the_prior_only(name):
     """A sample is `decode` of a draw from the prior: it sees no image (T15)."""

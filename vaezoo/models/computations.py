@@ -20,8 +20,11 @@ def elbo_terms(model, images, seeds, *, training=False):
     Returns:
         terms: dict of float32 `[batch]` nats: `elbo`, `reconstruction`, `kl` and
             `kl/<latent>`, with `elbo == -(reconstruction + kl)`.
-        latents: dict of name to `vaezoo.inference.Latent`.
+        latents: dict of name to `vaezoo.inference.Latent`; of one row, whose terms are
+            left out, where a replica has none.
     """
+    num_rows = tf.shape(seeds)[0]
+    images, seeds = one_row_for_none(images, seeds)
     seeds = sampling.fold_in(seeds, 0)
     latents, context = {}, None
     if model.mode != "decoder":
@@ -39,7 +42,25 @@ def elbo_terms(model, images, seeds, *, training=False):
         "kl": kl,
     }
     terms |= {f"kl/{name}": value for name, value in kls.items()}
-    return terms, latents
+    return {name: value[:num_rows] for name, value in terms.items()}, latents
+
+
+def one_row_for_none(*tensors):
+    """Tensors `[batch, ...]` as they are; where `batch` is 0, a row of ones each.
+
+    With oneDNN, TensorFlow's convolution gives 0 rows the shape of its input. Ones are
+    valid images, masks, seeds, latents and temperatures. In training, batch
+    normalisation counts the row, where the last batch has fewer rows than replicas.
+    """
+    if tensors[0].shape[0]:  # known, and not 0
+        return tensors
+    missing = tf.cast(tf.equal(tf.shape(tensors[0])[:1], 0), tf.int32)
+
+    def filled(tensor):
+        row = tf.ones(tf.concat([missing, tf.shape(tensor)[1:]], 0), tensor.dtype)
+        return tf.ensure_shape(tf.concat([tensor, row], 0), [None, *tensor.shape[1:]])
+
+    return tuple(map(filled, tensors))
 
 
 def draws(latents):

@@ -209,7 +209,10 @@ def _traced(model, name, specs, function, max_batch_size):
             inputs = tf.nest.map_structure(tf.identity, inputs)
         with tf.control_dependencies(_assertions(model, inputs, max_batch_size)):
             inputs = tf.nest.map_structure(tf.identity, inputs)
-        return _on_at_least_one_row(function, inputs)
+        num_rows = tf.shape(next(iter(inputs.values())))[0]
+        filled = computations.one_row_for_none(*inputs.values())
+        outputs = function(**dict(zip(inputs, filled, strict=True)))
+        return tf.nest.map_structure(lambda value: value[:num_rows], outputs)
 
     checked.__name__ = name
     specs = {
@@ -217,23 +220,6 @@ def _traced(model, name, specs, function, max_batch_size):
         for key, spec in specs.items()
     }
     return tf.function(checked, autograph=False).get_concrete_function(**specs)
-
-
-def _on_at_least_one_row(function, inputs):
-    """`function(**inputs)`, where 0 rows give 0 rows.
-
-    With oneDNN, TensorFlow's convolution of 0 rows has the shape of its input. So a row
-    of ones, which every rule allows, takes the place of none.
-    """
-    num = tf.shape(next(iter(inputs.values())))[0]
-    missing = tf.cast(num == 0, tf.int32)
-
-    def padded(value):
-        paddings = [[0, missing], *[[0, 0]] * (value.shape.rank - 1)]
-        return tf.ensure_shape(tf.pad(value, paddings, constant_values=1), value.shape)
-
-    outputs = function(**{name: padded(value) for name, value in inputs.items()})
-    return tf.nest.map_structure(lambda value: value[:num], outputs)
 
 
 def _rule(holds, message, received):

@@ -312,7 +312,7 @@ def rewrite(path, changes):
         for key, value in yaml.compose(text, _Loader).value
     }
     new = {key: value for key, value in changes.items() if key not in spans}
-    for key in sorted(changes.keys() - new.keys(), key=spans.get, reverse=True):
+    for key in sorted(changes.keys() - new.keys(), key=spans.__getitem__, reverse=True):
         start, end = spans[key]
         lines = text[start:end].splitlines(keepends=True)
         # A block ends where the next key starts: leave it what lies between.
