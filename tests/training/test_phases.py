@@ -319,8 +319,8 @@ def test_schedules(changes, expected):
             {"selection": "validation", "split": "train+validation"},
             "which holds the validation images out",
         ),
-        ({"epsilon": 0}, "epsilon: .*greater than 0"),
-        ({"crop_size": 0}, "crop_size: .*greater than 0"),
+        ({"epsilon": 0}, "epsilon.*greater than 0"),
+        ({"crop_size": 0}, "crop_size.*greater than 0"),
     ],
 )
 def test_recipes_that_contradict_themselves(changes, message):
