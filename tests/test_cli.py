@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -196,3 +197,27 @@ def test_image_grid():
     assert np.all(grid[1:65, 66:130] == 255) and np.all(grid[1:65, 1:65] == 0)
     with pytest.raises(ValueError, match="Received: shape"):
         plots.image_grid(images[0])
+
+
+@pytest.mark.slow
+def test_the_commands_of_a_card_make_its_weights_again(tmp_path, monkeypatch):
+    """Trained, installed and measured by three commands; twice, to the same file."""
+    folder = tmp_path / "zoo_configs"
+    shutil.copytree(registry.CONFIG_FOLDER, folder)
+    monkeypatch.setattr(registry, "CONFIG_FOLDER", folder)
+    monkeypatch.setattr(weights, "PRETRAINED_FOLDER", tmp_path / "pretrained")
+    monkeypatch.chdir(tmp_path)
+    record, digests = folder / "pixelvae_digits.yaml", []
+    for out in ("first", "second"):
+        for command in (
+            f"train pixelvae_digits --out {out} --max-steps 8",
+            f"install {out}",
+            f"evaluate pixelvae_digits --images 8 --write {record}",
+        ):
+            result = run(*command.split())
+            assert result.exit_code == 0, result.output
+        entry = registry.describe("pixelvae_digits")
+        assert entry.training.max_steps == entry.history[0].phases[0].steps == 8
+        assert [m.images for m in entry.measured] == [8, 8]
+        digests.append(entry.weights.sha256)
+    assert digests[0] == digests[1]
