@@ -49,7 +49,8 @@ class FAME(VAE):
     kept; the bottom-up pass is deterministic, through no latent; the convolution
     before a batch normalisation has no bias; scales are floored at 1e-4; the maps of
     z1 are not masked; the decoder has two 3x3 convolutions a residual block and ends
-    in 1x1 convolutions; and the statistics' momentum.
+    in 1x1 convolutions, the last of which starts smooth over the levels, at their
+    frequencies in a first batch; and the statistics' momentum.
 
     Args:
         image_shape: `(height, width, channels)`. Channels are generated in order.
