@@ -408,7 +408,7 @@ def test_zoo_entry_and_warmup_requests_travel_along(tmp_path):
         inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
         tf.saved_model.load(str(path)).signatures["encode"](**inputs)
     copy = entries.entry_from_file(path / "assets.extra" / entries.ENTRY_FILE)
-    untrained = {"weights": None, "measured": [], "status": "untrained"}
+    untrained = {"weights": None, "measured": [], "status": "untrained", "history": []}
     expected = registry.describe("pixelvae_digits").model_copy(update=untrained)
     assert copy.model_dump() == expected.model_dump()
 

@@ -277,13 +277,17 @@ class Client:
         import grpc
 
         deadline = time.monotonic() + self.timeout
+        refused = None
         for attempt in itertools.count():
             try:
                 return method(request, timeout=max(deadline - time.monotonic(), 0.0))
             except grpc.RpcError as error:
                 explained = self._explained(error, inputs)
+                if refused and isinstance(explained, TimeoutError):
+                    raise refused from error  # what kept it until the time was up
                 if not isinstance(explained, ConnectionError):
                     raise explained from error
+                refused = explained
                 wait = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT)
                 if isinstance(explained, _MergedError):
                     wait = _MERGED_WAIT
