@@ -166,6 +166,9 @@ TRAIN = ("train", "pixelvae_digits", "--out", "run")
         ((*TRAIN, "--local-workers", "2"), "goes with --strategy multi_worker"),
         ((*TRAIN, "--devices", "2"), '`devices` goes with strategy="mirrored"'),
         ((*TRAIN, "--precision", "float16"), "mixed_bfloat16"),
+        ((*TRAIN, "--set", "training.lr=1"), "training.lr: Extra inputs"),
+        ((*TRAIN, "--set", "training.epochs"), "--set takes KEY=VALUE"),
+        ((*TRAIN, "--more-epochs", "2"), "Give resume=True (--resume) too"),
     ],
 )
 def test_errors_are_one_message_without_a_traceback(arguments, message):

@@ -239,6 +239,36 @@ def test_load_dataset_has_an_order_of_its_own_each_pass():
             np.testing.assert_array_equal(a, b)
 
 
+def test_crops_are_a_function_of_seed_epoch_and_index():
+    """Squares of the images, everywhere in them, as far as the stream has come."""
+
+    def crops(position=0, num=30, seed=3, size=5):
+        options = {"batch_size": 100, "seed": seed, "crop_size": size}
+        dataset, _ = datasets.training_stream(
+            "digits", position=lambda: position, **options
+        )
+        return arrays(dataset.take(num))
+
+    whole = [batch for epoch in passes(num=2) for batch in epoch]
+    found = crops()
+    for batch, cut in zip(whole, found, strict=True):
+        assert cut.shape == (len(batch), 5, 5, 1) and cut.dtype == np.uint8
+    places = np.zeros([4, 4])
+    for image, cut in zip(np.concatenate(whole), np.concatenate(found), strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(image[..., 0], (5, 5))
+        matches = np.all(windows == cut[..., 0], axis=(2, 3))
+        assert matches.any()
+        places += matches / matches.sum()
+    # 2,874 images; 5 standard errors of a count of one in 16, for those without ties.
+    np.testing.assert_allclose(places, 2874 / 16, atol=5 * np.sqrt(2874 / 16))
+
+    for a, b in zip(crops(position=17, num=13), found[17:], strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(crops(num=2, size=8), whole, strict=False):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(crops(num=1, seed=4)[0], found[0])
+
+
 def test_binarization_has_the_right_mean(grey):
     (epoch,) = passes("grey")
     mean = np.concatenate(epoch).mean(axis=0)
