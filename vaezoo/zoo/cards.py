@@ -280,9 +280,15 @@ def _history(entry):
         )
         for number, record in enumerate(entry.history, start=1)
     )
+    unrecorded = ""
+    if entry.history[0].init is not None:
+        unrecorded = (
+            " How the weights that the first run started from were made is not recorded, "
+            "so the commands do not make the file from nothing."
+        )
     return (
         "Made by\n\n```\n" + "\n".join(commands) + "\n```\n\n"
-        f"{made}.\n\n" + "\n".join(lines)
+        f"{made}.{unrecorded}\n\n" + "\n".join(lines)
     )
 
 
