@@ -283,8 +283,8 @@ def _history(entry):
     unrecorded = ""
     if entry.history[0].init is not None:
         unrecorded = (
-            " How the weights that the first run started from were made is not recorded, "
-            "so the commands do not make the file from nothing."
+            " How the weights that the first run started from were made is not "
+            "recorded, so the commands do not make the file from nothing."
         )
     return (
         "Made by\n\n```\n" + "\n".join(commands) + "\n```\n\n"
