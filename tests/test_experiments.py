@@ -222,7 +222,10 @@ def test_reproduce(tiny_entry, tmp_path):
     options = BUDGET | {"out": tmp_path, "dataset": "digits", "epochs": 1}
     path = experiments.reproduce("vlae/unconditional", num_seeds=2, **options)
     header, rows = table(path)
-    assert rows[0][header.index("receptive field")] == "54 pixels"
+    # 6 layers on 8x8 pixels, from row 7 and column 4: 4 to the left, and k rows up 4 to
+    # the left and at most k or 3 to the right.
+    seen = 4 + sum(4 + 1 + min(k, 3) for k in range(1, 7))
+    assert rows[0][header.index("receptive field")] == f"{seen} pixels"
     folder = tmp_path / "runs" / "digits"
     runs = sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/*"))
     assert runs == [

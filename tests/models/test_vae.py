@@ -449,3 +449,10 @@ def test_accumulated_gradients_are_those_of_the_batch(name, options):
 def test_every_part_must_have_a_row():
     with pytest.raises(tf.errors.InvalidArgumentError, match="steps=4 rows of every"):
         train_in_parts("vae", 4, num_images=11)  # the last batch has 3
+
+
+def test_free_bits_of_a_model_without_latents_are_none():
+    model = tiny.build("pixelcnn")
+    model.compile("adam", free_bits_nats=1.0)
+    logs = model.fit(tiny.images_for(model, 8), verbose=0).history
+    assert logs["loss"] == logs["reconstruction"]

@@ -192,7 +192,9 @@ def _changed(entry, suffix, arguments, recipe):
         "paper": None,
     }
     content["model"]["arguments"] |= arguments
-    content["training"] |= recipe
+    # What is compared is trained in one phase, the last, of `epochs`.
+    last = entry.phases[-1].model_dump() | {"max_steps": None}
+    content["training"] = last | recipe
     return type(entry).model_validate(content)
 
 

@@ -42,7 +42,7 @@ def accumulate(model, objective, parts, step, all_means, *, soft_weight=1.0):
                 model, images, seeds, training=True
             )
             means = mean_kls
-            if objective.free_bits_nats and means is None:
+            if objective.free_bits_nats and latents and means is None:
                 means = all_means(_sums(terms, latents))
             kl = objective.kl_term(terms, list(latents), step, mean_kls=means)
             loss = terms["reconstruction"] + soft_weight * kl
