@@ -323,10 +323,10 @@ def test_a_program_in_c_gives_the_same(folder, answers, c_program, tmp_path, nam
     ("change", "message"),
     [
         ({"images": np.zeros((2, 8, 8, 1), np.float32)}, "to be uint8 but float"),
-        ({"images": np.zeros((2, 7, 8, 1), np.uint8)}, "must have the shape [n, 8, 8"),
-        ({"images": np.zeros((2, 8, 8), np.uint8)}, "must have the shape [n, 8, 8"),
-        ({"images": np.zeros((1, 2, 8, 8, 1), np.uint8)}, "must have the shape"),
-        ({"seed": np.zeros((2, 1), np.int64)}, "`seed` must have the shape [n]"),
+        ({"images": np.zeros((2, 7, 8, 1), np.uint8)}, "must be uint8 [n, 8, 8, 1]"),
+        ({"images": np.zeros((2, 8, 8), np.uint8)}, "must be uint8 [n, 8, 8, 1]"),
+        ({"images": np.zeros((1, 2, 8, 8, 1), np.uint8)}, "must be uint8 [n, 8, 8, 1]"),
+        ({"seed": np.zeros((2, 1), np.int64)}, "`seed` must be int64 [n]"),
     ],
 )
 def test_a_session_in_c_refuses_a_type_and_a_shape(
