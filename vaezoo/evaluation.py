@@ -12,6 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from vaezoo import checks, sampling, units
+from vaezoo.models import batches
 from vaezoo.typing import Array
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ def evaluate(
 
     Args:
         model: a `vaezoo.models.vae.VAE`.
-        dataset: a `tf.data.Dataset` of batches, or an array, of uint8 images
-            `[..., height, width, channels]`.
+        dataset: uint8 images `[n, height, width, channels]`, or (images, ...), or
+            {"image": images}; or batches of such: a `tf.data.Dataset`, a loader or a
+            generator.
         num_importance_samples: int, K of the bound `L_K`; `None` for the ELBO only.
         images: int. Number of images, from the first; `None` for all.
         seed: int. Image `i` is scored with `row_seeds(seed, n)[i]`.
@@ -145,22 +147,20 @@ def receptive_field(model: VAE, *, seed: int = 0) -> npt.NDArray[np.bool_]:
     return tf.reduce_any(gradient != 0, axis=(0, 3)).numpy()
 
 
-def _collect(dataset, limit):
-    if isinstance(dataset, tf.data.Dataset):
-        parts, count = [], 0
-        for batch in dataset:
-            batch = batch["image"] if isinstance(batch, dict) else batch
-            batch = batch[0] if isinstance(batch, tuple) else batch
-            parts.append(batch.numpy())
-            count += len(parts[-1])
-            if limit is not None and count >= limit:
-                break
-        data = np.concatenate(parts) if parts else np.zeros([0])
+def _collect(data, limit):
+    """The first images of data, an array `[n, height, width, channels]`."""
+    if isinstance(data, dict | tuple):
+        data = batches.images_in(data)
+    if isinstance(data, list) or hasattr(data, "shape"):
+        images = np.asarray(data)
     else:
-        data = np.asarray(dataset)
-    if len(data) == 0:
-        raise ValueError("A model is evaluated on at least one image. Received: none.")
-    return data[:limit]
+        images = batches.first_images(data, limit)
+    if images.ndim == 0 or len(images) == 0:
+        raise ValueError(
+            "A model is evaluated on at least one image. Received: none, of a "
+            f"{type(data).__name__}. Pass images, or batches of them."
+        )
+    return images[:limit]
 
 
 def _score(model, batch, seeds, num_importance_samples):

@@ -1,7 +1,6 @@
 """Latents, the terms of the ELBO, and the streaming importance-weighted bound."""
 
 import dataclasses
-import math
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -135,8 +134,7 @@ def importance_weighted_bound(log_weight, seeds, num_importance_samples, *, chun
         row_seeds = sampling.fold_in(seeds[:, None], samples[None, :])
         log_weights = tf.cast(log_weight(tf.reshape(row_seeds, [-1])), tf.float64)
         log_weights = tf.reshape(log_weights, [batch, chunk])
-        minus_infinity = tf.constant(-math.inf, tf.float64)
-        log_weights = tf.where(samples < total, log_weights, minus_infinity)
+        log_weights = tf.where(samples < total, log_weights, nothing)
         new_maximum = tf.maximum(maximum, tf.reduce_max(log_weights, axis=1))
         scaled_sum = scaled_sum * tf.exp(maximum - new_maximum) + tf.reduce_sum(
             tf.exp(log_weights - new_maximum[:, None]), axis=1
@@ -144,10 +142,12 @@ def importance_weighted_bound(log_weight, seeds, num_importance_samples, *, chun
         return start + chunk, new_maximum, scaled_sum
 
     zeros = tf.zeros([batch], tf.float64)
+    # Finite, for those who have TensorFlow look for infinities.
+    nothing = tf.constant(-1e300, tf.float64)
     _, maximum, scaled_sum = tf.while_loop(
         lambda start, *_: start < total,
         add_chunk,
-        (tf.constant(0, tf.int64), zeros - 1e300, zeros),
+        (tf.constant(0, tf.int64), zeros + nothing, zeros),
         shape_invariants=(
             tf.TensorShape([]),
             tf.TensorShape([None]),

@@ -11,6 +11,7 @@ import tensorflow as tf
 import vaezoo
 from runs import EPOCHS, STEPS, make_entry, rows, run_code
 from vaezoo import datasets, models
+from vaezoo.models import image_model
 from vaezoo.training import checkpoints, phases, profiling
 from vaezoo.training import run as training
 from vaezoo.training.progress import Progress
@@ -435,7 +436,7 @@ def test_wrong_arguments(tmp_path, arguments, message):
 
 def test_a_precision_policy_is_of_the_model_alone():
     before = keras.config.dtype_policy()
-    with training._dtype_policy("mixed_bfloat16"):
+    with image_model.precision("mixed_bfloat16"):
         model = build(make_entry())
     assert keras.config.dtype_policy() == before
     assert model.dtype_policy.name == "mixed_bfloat16"

@@ -14,6 +14,7 @@ def gate(inputs):
     return tf.tanh(features) * tf.sigmoid(gates)
 
 
+@keras.saving.register_keras_serializable(package="vaezoo")
 class GatedPixelCNN(keras.layers.Layer):
     """Gated PixelCNN without a blind spot (van den Oord et al., 2016b).
 
@@ -58,6 +59,7 @@ class GatedPixelCNN(keras.layers.Layer):
                 mask_maps=mask_maps,
                 conditional=code_size > 0,
                 residual=index > 0,
+                dtype=self.dtype_policy,
                 name=f"block_{index}",
             )
             for index in range(num_layers)
@@ -67,13 +69,33 @@ class GatedPixelCNN(keras.layers.Layer):
                 width,
                 num_colours=num_colours,
                 conditional=code_size > 0,
+                dtype=self.dtype_policy,
                 name=f"head_{index}",
             )
             for index, width in enumerate(head_filters)
         ]
         self.outputs = CausalConv2D(
-            num_outputs, 1, mask_type="B", num_groups=num_colours, name="outputs"
+            num_outputs,
+            1,
+            mask_type="B",
+            num_groups=num_colours,
+            dtype=self.dtype_policy,
+            name="outputs",
         )
+
+    def build(self, images_shape, maps_shape=None, code_shape=None):
+        num_maps = 0 if maps_shape is None else maps_shape[-1]
+        features = [*images_shape[:-1], images_shape[-1] + num_maps]
+        for block in self.blocks:
+            block.build(features, features, code_shape)
+            features, _ = block.compute_output_shape(features, features)
+        for layer in self.head:
+            layer.build(features, code_shape)
+            features = layer.compute_output_shape(features)
+        self.outputs.build(features)
+
+    def compute_output_shape(self, images_shape, maps_shape=None, code_shape=None):
+        return self.outputs.compute_output_shape(images_shape)
 
     def call(self, images, maps=None, code=None):
         """Map `[batch, height, width, channels]` to `[..., num_outputs]`."""
@@ -114,9 +136,14 @@ class GatedBlock(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.filters = filters
         self.residual = residual
         self.vertical = VerticalConv2D(
-            2 * filters, kernel_size, num_maps=num_maps, name="vertical"
+            2 * filters,
+            kernel_size,
+            num_maps=num_maps,
+            dtype=self.dtype_policy,
+            name="vertical",
         )
         self.horizontal = CausalConv2D(
             2 * filters,
@@ -126,15 +153,39 @@ class GatedBlock(keras.layers.Layer):
             copies=2,
             num_maps=num_maps,
             mask_maps=mask_maps,
+            dtype=self.dtype_policy,
             name="horizontal",
         )
-        self.link = Dense(2 * filters, name="link")
+        self.link = Dense(2 * filters, dtype=self.dtype_policy, name="link")
         self.project = CausalConv2D(
-            filters, 1, mask_type="B", num_groups=num_colours, name="project"
+            filters,
+            1,
+            mask_type="B",
+            num_groups=num_colours,
+            dtype=self.dtype_policy,
+            name="project",
         )
         if conditional:
-            self.vertical_code = Dense(2 * filters, name="vertical_code")
-            self.horizontal_code = Dense(2 * filters, name="horizontal_code")
+            self.vertical_code = Dense(
+                2 * filters, dtype=self.dtype_policy, name="vertical_code"
+            )
+            self.horizontal_code = Dense(
+                2 * filters, dtype=self.dtype_policy, name="horizontal_code"
+            )
+
+    def build(self, vertical_shape, horizontal_shape, code_shape=None):
+        self.vertical.build(vertical_shape)
+        above = self.vertical.compute_output_shape(vertical_shape)
+        self.horizontal.build(horizontal_shape)
+        self.link.build(above)
+        if code_shape is not None:
+            self.vertical_code.build(code_shape)
+            self.horizontal_code.build(code_shape)
+        self.project.build([*above[:-1], self.filters])
+
+    def compute_output_shape(self, vertical_shape, horizontal_shape, code_shape=None):
+        shape = (*vertical_shape[:-1], self.filters)
+        return shape, shape
 
     def call(self, vertical, horizontal, code=None):
         above = self.vertical(vertical)
@@ -151,16 +202,26 @@ class GatedPointwise(keras.layers.Layer):
 
     def __init__(self, filters, *, num_colours, conditional, **kwargs):
         super().__init__(**kwargs)
+        self.filters = filters
         self.conv = CausalConv2D(
             2 * filters,
             1,
             mask_type="B",
             num_groups=num_colours,
             copies=2,
+            dtype=self.dtype_policy,
             name="conv",
         )
         if conditional:
-            self.code = Dense(2 * filters, name="code")
+            self.code = Dense(2 * filters, dtype=self.dtype_policy, name="code")
+
+    def build(self, inputs_shape, code_shape=None):
+        self.conv.build(inputs_shape)
+        if code_shape is not None:
+            self.code.build(code_shape)
+
+    def compute_output_shape(self, inputs_shape, code_shape=None):
+        return (*inputs_shape[:-1], self.filters)
 
     def call(self, inputs, code=None):
         outputs = self.conv(inputs)

@@ -7,6 +7,7 @@ from vaezoo.decoders.scan import flatten_columns, push
 from vaezoo.layers.causal import CausalConv2D, window_product
 
 
+@keras.saving.register_keras_serializable(package="vaezoo")
 class PixelCNN(keras.layers.Layer):
     """Plain masked PixelCNN (van den Oord et al., 2016a), residual.
 
@@ -69,6 +70,7 @@ class PixelCNN(keras.layers.Layer):
                 mask_type=mask_type,
                 num_groups=num_colours,
                 normalized=normalized,
+                dtype=self.dtype_policy,
                 name=name,
                 **options,
             )
@@ -107,6 +109,24 @@ class PixelCNN(keras.layers.Layer):
             f"head_{len(head_filters)}",
             direction_initializer=output_initializer,
         )
+
+    def build(self, images_shape, maps_shape=None):
+        sizes = images_shape[:-1]
+        num_maps = 0 if maps_shape is None else maps_shape[-1]
+        self.first.build([*sizes, images_shape[-1] + num_maps])
+        features = [*sizes, self.filters]
+        for index, residual_blocks in enumerate(self.pointwise):
+            if index:
+                self.blocks[index - 1].build(features)
+            for inner, outer in residual_blocks:
+                inner.build(features)
+                outer.build(features)
+        for layer in [*self.head, self.outputs]:
+            layer.build(features)
+            features = layer.compute_output_shape(features)
+
+    def compute_output_shape(self, images_shape, maps_shape=None):
+        return self.outputs.compute_output_shape(images_shape)
 
     def call(self, images, maps=None):
         """Map `[batch, height, width, channels]` to `[..., num_outputs]`."""

@@ -1,0 +1,3 @@
+from vaezoo import keras_backend
+
+keras_backend.require_tensorflow()

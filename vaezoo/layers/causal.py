@@ -15,6 +15,7 @@ Each kernel is one variable of the full size, sliced when it is used: a masked t
 is never read, starts at 0, stays 0, and is left out of the weight norm.
 """
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -63,6 +64,7 @@ def colour_groups(num_channels, num_groups, copies=1):
     return np.tile(np.arange(num_channels // copies) % num_groups, copies)
 
 
+@keras.saving.register_keras_serializable(package="vaezoo")
 class CausalConv2D(WeightNormalized):
     """Masked convolution of type A or B, weight-normalised.
 
@@ -202,6 +204,7 @@ class CausalConv2D(WeightNormalized):
         return kernel[self.rows, self.columns, : self.num_inputs]
 
 
+@keras.saving.register_keras_serializable(package="vaezoo")
 class VerticalConv2D(WeightNormalized):
     """Convolution over the rows up to and including the current one, whole.
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 from vaezoo import sampling
 
 
+@keras.saving.register_keras_serializable(package="vaezoo")
 class Dropout(keras.layers.Layer):
     """Dropout whose mask is a pure function of each row's seed.
 
@@ -27,6 +28,9 @@ class Dropout(keras.layers.Layer):
                 "It is the fraction of features that are dropped."
             )
         self.rate = rate
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
     def call(self, inputs, *, seeds=None, training=False):
         """Drop features of `inputs`, `[batch, ...]`, where `training`.

@@ -45,6 +45,10 @@ class GaussianParameters(keras.layers.Layer):
         super().__init__(**kwargs)
         self.loc, self.scale = make_layer("loc"), make_layer("scale")
 
+    def compute_output_shape(self, input_shape):
+        shape = self.loc.compute_output_shape(input_shape)
+        return shape, shape
+
     def call(self, features):
         """`(loc, scale)`, float32."""
         loc = tf.cast(self.loc(features), tf.float32)
@@ -68,6 +72,9 @@ class Normalized(keras.layers.Layer):
         self.normalization = keras.layers.BatchNormalization(
             epsilon=1e-3, momentum=0.99, synchronized=True, name="normalization"
         )
+
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)
 
     def call(self, inputs, training=False):
         """The layer's shape, normalised over all axes but the last."""

@@ -29,6 +29,7 @@ class MaskedDense(Dense):
         return self.direction * self._mask
 
 
+@keras.saving.register_keras_serializable(package="vaezoo")
 class MADE(keras.layers.Layer):
     """Masked dense network: output `i` depends on inputs `1, ..., i - 1` alone.
 
@@ -62,6 +63,7 @@ class MADE(keras.layers.Layer):
                 f"hidden_sizes={tuple(hidden_sizes)}. Use a larger event, or no flow."
             )
         self.event_size = event_size
+        self.hidden_sizes = tuple(hidden_sizes)
         self.context_size = context_size
         inputs = np.arange(1, event_size + 1)
         below = inputs
@@ -69,20 +71,43 @@ class MADE(keras.layers.Layer):
         for index, size in enumerate(hidden_sizes):
             degrees = 1 + np.arange(size) % (event_size - 1)
             mask = below[:, None] <= degrees
-            self.hidden.append(MaskedDense(mask, name=f"hidden_{index}"))
+            self.hidden.append(
+                MaskedDense(mask, dtype=self.dtype_policy, name=f"hidden_{index}")
+            )
             below = degrees
         # A small scale starts a flow near the identity.
         self.heads = [
-            MaskedDense(below[:, None] < inputs, init_scale=0.1, name=f"output_{index}")
+            MaskedDense(
+                below[:, None] < inputs,
+                init_scale=0.1,
+                dtype=self.dtype_policy,
+                name=f"output_{index}",
+            )
             for index in range(num_outputs)
         ]
-        self.context = Dense(hidden_sizes[0], name="context") if context_size else None
+        self.context = None
+        if context_size:
+            self.context = Dense(
+                hidden_sizes[0], dtype=self.dtype_policy, name="context"
+            )
+
+    def build(self, inputs_shape, context_shape=None):
+        sizes = [self.event_size, *self.hidden_sizes]
+        for index, (layer, size) in enumerate(zip(self.hidden, sizes, strict=False)):
+            layer.build([None, size])
+            if index == 0 and self.context is not None:
+                self.context.build([None, self.context_size])
+        for head in self.heads:
+            head.build([None, sizes[-1]])
+
+    def compute_output_shape(self, inputs_shape, context_shape=None):
+        return tuple(tuple(inputs_shape) for _ in self.heads)
 
     def call(self, inputs, context=None):
         """Map `[batch, d]`, and a context `[batch, context_size]`, to the outputs.
 
         Returns:
-            A list of `num_outputs` tensors `[batch, d]`.
+            A tuple of `num_outputs` tensors `[batch, d]`.
 
         Raises:
             ValueError: if a last dimension is not `event_size` or `context_size`.
@@ -94,7 +119,7 @@ class MADE(keras.layers.Layer):
             if index == 0:
                 features += self._context_term(context)
             features = tf.nn.relu(features)
-        return [head(features) for head in self.heads]
+        return tuple(head(features) for head in self.heads)
 
     def _context_term(self, context):
         if self.context is None:

@@ -138,6 +138,9 @@ class WeightNormalized(keras.layers.Layer):
         """Apply the linear map with the effective weights `kernel`."""
         raise NotImplementedError
 
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters)
+
     def call(self, inputs):
         if _initializing and self.normalized:
             self._initialize(inputs)
@@ -168,6 +171,7 @@ def pointwise(inputs, kernel):
     return tf.reshape(outputs, [-1, *sizes, kernel.shape[-1]])
 
 
+@keras.saving.register_keras_serializable(package="vaezoo")
 class Dense(WeightNormalized):
     """Weight-normalised dense layer: `[..., d]` to `[..., filters]`."""
 
@@ -178,6 +182,7 @@ class Dense(WeightNormalized):
         return pointwise(inputs, kernel)
 
 
+@keras.saving.register_keras_serializable(package="vaezoo")
 class Conv2D(WeightNormalized):
     """Weight-normalised convolution with zero padding to `ceil(size / strides)`.
 
@@ -194,10 +199,16 @@ class Conv2D(WeightNormalized):
         size = self.kernel_size
         self.add_direction([size, size, input_shape[-1], self.filters])
 
+    def compute_output_shape(self, input_shape):
+        batch, *sizes, _ = input_shape
+        sizes = [None if size is None else -(-size // self.strides) for size in sizes]
+        return (batch, *sizes, self.filters)
+
     def linear(self, inputs, kernel):
         return tf.nn.conv2d(inputs, kernel, strides=self.strides, padding="SAME")
 
 
+@keras.saving.register_keras_serializable(package="vaezoo")
 class Conv2DTranspose(WeightNormalized):
     """Weight-normalised transposed convolution that doubles height and width.
 
@@ -214,6 +225,11 @@ class Conv2DTranspose(WeightNormalized):
         size = self.kernel_size
         self.add_direction([size, size, self.filters, input_shape[-1]], output_axis=2)
 
+    def compute_output_shape(self, input_shape):
+        batch, *sizes, _ = input_shape
+        sizes = [None if size is None else 2 * size for size in sizes]
+        return (batch, *sizes, self.filters)
+
     def linear(self, inputs, kernel):
         batch, height, width = tf.unstack(tf.shape(inputs)[:3])
         outputs = tf.nn.conv2d_transpose(
@@ -223,7 +239,4 @@ class Conv2DTranspose(WeightNormalized):
             strides=2,
             padding="SAME",
         )
-        static = [
-            None if size is None else 2 * size for size in inputs.shape.as_list()[1:3]
-        ]
-        return tf.ensure_shape(outputs, [inputs.shape[0], *static, self.filters])
+        return tf.ensure_shape(outputs, self.compute_output_shape(inputs.shape))

@@ -2,6 +2,10 @@
 
 import importlib
 
+from vaezoo import keras_backend
+
+keras_backend.require_tensorflow()
+
 _MODULES = {"FAME": "fame", "PixelVAE": "pixelvae", "VLAE": "vlae"}
 
 

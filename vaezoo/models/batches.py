@@ -1,6 +1,11 @@
 """Batches as `fit` is given them: their images, and their rows among all replicas'."""
 
+import contextlib
+import math
+import re
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vaezoo import checks, sampling
@@ -10,7 +15,7 @@ def images_in(data):
     """The images of a batch: images | (images, ...) | {"image": images, ...}.
 
     Raises:
-        ValueError: a dict has no images.
+        ValueError: a dict has no images, or the images come with weights.
     """
     if isinstance(data, dict):
         if "image" not in data:
@@ -20,36 +25,117 @@ def images_in(data):
             )
         return data["image"]
     if isinstance(data, tuple | list):
+        # Keras puts `sample_weight`, and what it makes of `class_weight`, third.
+        if len(data) == 3 and data[2] is not None:
+            raise ValueError(
+                "Every image counts alike: a model takes no weights of images. "
+                "Received: sample_weight or class_weight, or data of three parts. "
+                "Draw images as often as they should count, as by "
+                "`tf.data.Dataset.sample_from_datasets`."
+            )
         return images_in(data[0])
     return data
 
 
-def in_levels(images, levels):
-    """uint8 images whose values are checked: here, or by an assertion in the graph.
+def checked(images, *, image_shape, levels):
+    """uint8 images `[batch, height, width, channels]`, all of whose rules hold.
+
+    Args:
+        images: an array or a tensor. In a graph, what is not known of its shape, and
+            its values, are asserted there, with the words of the errors here.
+        image_shape: `(height, width, channels)`, each an int, or `None` for any.
+        levels: int. Values a channel takes.
 
     Raises:
-        ValueError: there are values here, and one is not in `0..levels - 1`.
+        ValueError: they break a rule, as far as it can be seen here.
     """
+    images = checks.images_spec(images, image_shape=image_shape, levels=levels)
     if tf.executing_eagerly():
         return tf.convert_to_tensor(checks.in_levels(images, levels))
+    images = _of_shape(images, image_shape)
     if levels == 256:
         return images
-    in_range = tf.debugging.assert_less(
-        images,
-        tf.cast(levels, tf.uint8),
-        message=checks.levels_rule("images", levels),
+    largest = tf.reduce_max(images)
+    rule = checks.levels_rule("images", levels)
+    in_range = _assert(
+        tf.reduce_all(images < levels), f"{rule} Received: values up to {{}}.", largest
     )
     with tf.control_dependencies([in_range]):
         return tf.identity(images)
 
 
-def first_batch(x, batch_size, strategy):
+def _of_shape(images, image_shape):
+    static = tf.TensorShape([None, *image_shape])
+    if images.shape.rank == 4 and static.merge_with(images.shape) == images.shape:
+        return images
+    sizes = tf.shape(images)
+    wanted = tf.constant([-1 if size is None else size for size in image_shape])
+    message = (
+        f"{checks.array_rule('images', 'uint8', image_shape)} Received: shape={{}}"
+    )
+    message += f". {checks.shape_advice()}"
+    is_image = _assert(tf.equal(tf.size(sizes), 4), message, sizes)
+    with tf.control_dependencies([is_image]):
+        received = tf.reshape(sizes, [4])[1:]
+    is_fit = tf.reduce_all((received == wanted) | (wanted < 0))
+    with tf.control_dependencies([_assert(is_fit, message, sizes)]):
+        return tf.ensure_shape(images, static)
+
+
+def _assert(condition, message, value):
+    return tf.debugging.Assert(condition, [tf.strings.format(message, value)])
+
+
+@contextlib.contextmanager
+def refusals():
+    """Raise a rule that a graph found broken as the ValueError that it is here."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        rule = re.search(r"assertion failed: \[(`.*)\]$", error.message, re.MULTILINE)
+        if rule is None:
+            raise
+        raise ValueError(rule[1]) from None
+
+
+def check_arrays(data, **rules):
+    """Check the images of arrays that `fit` or `evaluate` is given, all at once.
+
+    Args:
+        data: as of `images_in`; what is no array, such as a dataset, is checked batch
+            by batch.
+        **rules: `image_shape` and `levels`, as of `checks.images`.
+
+    Raises:
+        ValueError: they break a rule.
+    """
+    images = None if data is None else images_in(data)
+    if isinstance(images, np.ndarray | np.generic) or (
+        tf.is_tensor(images) and hasattr(images, "numpy")
+    ):
+        checks.images(images, **rules)
+
+
+def is_indexed(x):
+    """Whether the images of what `fit` was given can be had in any order."""
+    return isinstance(x, keras.utils.PyDataset | dict | tuple | list) or hasattr(
+        x, "shape"
+    )
+
+
+def peek(x, batch_size, strategy):
     """The images of the first batch of what `fit` was given, of all replicas together.
 
     Args:
-        x: arrays, a dataset or a `keras.utils.PyDataset`.
+        x: arrays, a dataset, a loader or a generator of batches.
         batch_size: int, for arrays.
         strategy: the model's `tf.distribute.Strategy`.
+
+    Returns:
+        The images, and `x` from the first batch on.
+
+    Raises:
+        ValueError: there is no batch.
     """
     if isinstance(x, tf.distribute.DistributedDataset):
         dtypes = []
@@ -64,12 +150,45 @@ def first_batch(x, batch_size, strategy):
             return strategy.run(of_replica, (data,))
 
         images = strategy.gather(integers(next(iter(x))), axis=0)
-        return tf.cast(images, dtypes[0])
-    if isinstance(x, tf.data.Dataset):
-        return images_in(next(iter(x)))
+        return tf.cast(images, dtypes[0]), x
     if isinstance(x, keras.utils.PyDataset):
-        return images_in(x[0])
-    return images_in(tf.nest.map_structure(lambda part: part[:batch_size], x))
+        return images_in(x[0]), x
+    if is_indexed(x):
+        return images_in(tf.nest.map_structure(lambda part: part[:batch_size], x)), x
+    iterator = iter(x)
+    try:
+        batch = next(iterator)
+    except StopIteration:
+        raise ValueError(
+            "A model is trained on at least one batch. Received: none, of a "
+            f"{type(x).__name__}. Check what it reads."
+        ) from None
+    if iterator is not x:  # it begins anew
+        return images_in(batch), x
+
+    def from_first():
+        yield batch
+        yield from iterator
+
+    return images_in(batch), from_first()
+
+
+def first_images(data, limit):
+    """The first images of batches of data, an array `[n, ...]`; of none, `[0]`.
+
+    Args:
+        data: a dataset, a loader or a generator, each batch as of `images_in`.
+        limit: int, at which to stop reading, or `None`.
+    """
+    if isinstance(data, keras.utils.PyDataset):
+        data = (data[index] for index in range(data.num_batches))
+    parts, count = [], 0
+    for batch in data:
+        parts.append(np.asarray(images_in(batch)))
+        count += len(parts[-1])
+        if limit is not None and count >= limit:
+            break
+    return np.concatenate(parts) if parts else np.zeros([0])
 
 
 def global_rows(images):
@@ -96,6 +215,19 @@ def global_rows(images):
 
 def hashes(images):
     """An int64 for each image, `[batch]`, a sum of its levels times fixed numbers."""
-    flat = tf.reshape(images, [-1, images.shape[1:].num_elements()])
-    numbers = sampling.fold_in(0, tf.range(flat.shape[1], dtype=tf.int64))
+    sizes = tf.shape(images, tf.int64)
+    flat = tf.reshape(images, [sizes[0], tf.reduce_prod(sizes[1:])])
+    numbers = sampling.fold_in(0, tf.range(tf.shape(flat, tf.int64)[1]))
     return tf.reduce_sum(tf.cast(flat, tf.int64) * numbers, axis=1)  # wraps
+
+
+def num_dims(images):
+    """Dimensions of each image of a batch: an int, or a float32 scalar of a graph.
+
+    Args:
+        images: `[batch, height, width, channels]`.
+    """
+    sizes = images.shape[1:]
+    if sizes.is_fully_defined():
+        return math.prod(sizes)
+    return tf.cast(tf.reduce_prod(tf.shape(images)[1:]), tf.float32)

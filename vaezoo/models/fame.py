@@ -255,6 +255,9 @@ class OnePassDecoder(keras.layers.Layer):
             num_outputs, 1, "head_2", direction_initializer=output_initializer
         )
 
+    def compute_output_shape(self, input_shape):
+        return self.outputs.compute_output_shape(input_shape)
+
     def call(self, maps):
         """`[batch, height, width, channels]` to `[batch, height, width, outputs]`."""
         features = self.first(maps)
@@ -272,6 +275,9 @@ class _Crop(keras.layers.Layer):
         super().__init__(**kwargs)
         self.size = size
 
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *self.size, input_shape[3])
+
     def call(self, features, training=False):
         return features[:, : self.size[0], : self.size[1]]
 
@@ -282,6 +288,9 @@ class _Reshape(keras.layers.Layer):
     def __init__(self, shape, **kwargs):
         super().__init__(**kwargs)
         self.shape = shape
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *self.shape)
 
     def call(self, features, training=False):
         return tf.reshape(features, [-1, *self.shape])

@@ -49,7 +49,7 @@ def accumulate(model, objective, parts, step, all_means, *, soft_weight=1.0):
             auxiliary = model.auxiliary_loss(images, latents)
             if auxiliary is not None:
                 loss += auxiliary
-            total_loss = model.optimizer.scale_loss(tf.reduce_sum(loss))
+            total_loss = tf.reduce_sum(loss)
         of_part = [  # a variable may be unused, such as the last vertical gate's
             tf.zeros(variable.shape) if gradient is None else gradient
             for variable, gradient in zip(

@@ -1,11 +1,68 @@
 """What a training step minimises: the ELBO's terms with their weights, and clipping."""
 
 import dataclasses
-import math
 
+import keras
 import tensorflow as tf
 
 from vaezoo import checks, inference
+
+# Arguments of Keras's `compile` that a model does not take, and why.
+_LOSS = "The loss is the negative ELBO, with `kl_weight` and free bits."
+_METRICS = "The metrics are the loss, the ELBO, its terms and bits/dim."
+_NOT_TAKEN = {
+    "loss": _LOSS,
+    "loss_weights": _LOSS,
+    "metrics": _METRICS,
+    "weighted_metrics": _METRICS,
+    "jit_compile": "XLA leaves out the assertions of a training step. Draws are "
+    "compiled: `sample(num, jit=True)`.",
+    "auto_scale_loss": "Losses are not scaled.",
+}
+
+
+def refuse_arguments(arguments):
+    """Refuse what Keras's `compile` takes and a model's does not.
+
+    Args:
+        arguments: dict of name to value. One that asks for nothing passes.
+
+    Raises:
+        TypeError: Keras knows no such argument either.
+        ValueError: it asks for something.
+    """
+    for name, value in arguments.items():
+        if name not in _NOT_TAKEN:
+            raise TypeError(f"compile() got an unexpected keyword argument {name!r}")
+        asks = value not in (None, False, "auto", [], {})
+        if asks and not (name == "auto_scale_loss" and value is True):
+            raise checks.refusal(
+                f"`{name}` is not an argument of a model's `compile`.",
+                f"{name}={value!r}",
+                _NOT_TAKEN[name],
+            )
+
+
+def usable_optimizer(optimizer):
+    """The Keras optimizer of a name or a config, or itself.
+
+    Raises:
+        ValueError: if it averages weights or scales losses.
+    """
+    optimizer = keras.optimizers.get(optimizer)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise checks.refusal(
+            "Losses are not scaled, since weights and their gradients are float32.",
+            "a LossScaleOptimizer",
+            "Give `compile` the optimizer inside it.",
+        )
+    if optimizer.use_ema:
+        raise checks.refusal(
+            "The moving average of the weights is the model's, not the optimizer's.",
+            "an optimizer with use_ema=True",
+            f"Give `compile` ema_momentum={optimizer.ema_momentum} instead.",
+        )
+    return optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +167,7 @@ class Objective:
 
         Args:
             gradients: list of tensors, means over the global batch.
-            num_dims: int, the dimensions of an image.
+            num_dims: the dimensions of an image, an int or a float32 scalar.
 
         Returns:
             list of tensors.
@@ -146,8 +203,3 @@ class Objective:
         num_rows = tf.shape(tensor)[0]
         extra = tf.cast(tf.range(num_parts) < num_rows % num_parts, tf.int32)
         return tf.split(tensor, num_rows // num_parts + extra, num=num_parts)
-
-
-def num_dims(images):
-    """Dimensions of each image of a batch, from its static shape: an int."""
-    return math.prod(images.shape[1:])

@@ -229,6 +229,10 @@ class Encoder(keras.layers.Layer):
         # A small scale keeps the first posteriors close to the prior.
         self.parameters = Dense(2 * latent_size, init_scale=0.1, name="parameters")
 
+    def compute_output_shape(self, input_shape):
+        shape = (input_shape[0], self.parameters.filters // 2)
+        return shape, shape
+
     def call(self, images):
         """`[batch, height, width, channels]` to location and log scale, float32."""
         features = images
@@ -273,6 +277,9 @@ class Upsampling(keras.layers.Layer):
             [double(first, "double_2"), conv(first, "conv_4")],
         ]
         self.first = [conv(fourth, "conv_0"), conv(fourth, "conv_1")]
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *self.sizes[0], _WIDTHS[0])
 
     def call(self, code):
         """`[batch, latent_size]` to `[batch, height, width, 32]`."""

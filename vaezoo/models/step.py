@@ -1,4 +1,4 @@
-"""Training: the `keras.Model` below every model, with its compile, step and fit."""
+"""Training: the class below every model, with its compile, step and fit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from vaezoo.layers import weight_norm
 from vaezoo.models import batches, computations
 from vaezoo.models.averages import WeightAverages
 from vaezoo.models.gradients import accumulate
-from vaezoo.models.objective import Objective, num_dims
+from vaezoo.models.image_model import ImageModel
+from vaezoo.models.objective import Objective, refuse_arguments, usable_optimizer
 
 _EVALUATION_STEP = -1  # keys the noise of `test_step`, which no training step shares
 
 
-class TrainedModel(keras.Model):
+class TrainedModel(ImageModel):
     """A model that is trained on the ELBO, exactly under every strategy.
 
     Losses are in nats, summed over an image and averaged over the batch. `VAE` below it
@@ -165,6 +166,8 @@ class TrainedModel(keras.Model):
         gradient_accumulation_steps: int = 1,
         seed: int = 0,
         run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        **others: Any,
     ) -> None:
         """Configure training.
 
@@ -193,12 +196,15 @@ class TrainedModel(keras.Model):
                 step in less memory. Exact, but that batch normalisation has the
                 statistics of each part; free bits cost a pass of the encoder more.
             seed: int. Seed of the run's noise.
-            run_eagerly: bool. As in Keras.
+            run_eagerly, steps_per_execution: as in Keras.
+            **others: further arguments of Keras's, which may ask for nothing: `loss`,
+                `metrics`, `jit_compile`.
 
         Raises:
-            ValueError: if an argument breaks its rule, or if the optimizer has a moving
-                average of its own.
+            ValueError: if an argument breaks its rule, or if the optimizer averages
+                weights or scales losses.
         """
+        refuse_arguments(others)
         objective = Objective(
             kl_weight=kl_weight,
             kl_warmup_steps=kl_warmup_steps,
@@ -215,14 +221,13 @@ class TrainedModel(keras.Model):
         checks.number(
             "soft_free_bits_weight", soft_free_bits_weight, above=0, maximum=1
         )
-        optimizer = keras.optimizers.get(optimizer)
-        if optimizer.use_ema:
-            raise ValueError(
-                "The moving average of the weights is the model's, not the "
-                "optimizer's. Received: an optimizer with use_ema=True. Give "
-                f"`compile` ema_momentum={optimizer.ema_momentum} instead."
-            )
-        super().compile(optimizer=optimizer, jit_compile=False, run_eagerly=run_eagerly)
+        optimizer = usable_optimizer(optimizer)
+        super().compile(
+            optimizer=optimizer,
+            jit_compile=False,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+        )
         self._objective = objective
         weight = None
         if soft_free_bits_nats:
@@ -245,6 +250,7 @@ class TrainedModel(keras.Model):
         """Arguments of `compile`, for saving."""
         config = {
             "optimizer": keras.optimizers.serialize(self.optimizer),
+            "steps_per_execution": self.steps_per_execution,
             **dataclasses.asdict(self._objective),
         }
         if self._soft_free_bits_weight is not None:
@@ -315,15 +321,15 @@ class TrainedModel(keras.Model):
         if self.averages is not None:
             self.averages.go_on()
 
-    def save(self, *args, **kwargs):
+    def save(self, filepath, *args, **kwargs):
         """Keras's `save`; within a `fit`, of the moving averages of the weights."""
         with self._averages_shown():
-            return super().save(*args, **kwargs)
+            return super().save(filepath, *args, **kwargs)
 
-    def save_weights(self, *args, **kwargs):
+    def save_weights(self, filepath, *args, **kwargs):
         """Keras's `save_weights`; within a `fit`, of the moving averages."""
         with self._averages_shown():
-            return super().save_weights(*args, **kwargs)
+            return super().save_weights(filepath, *args, **kwargs)
 
     def _averages_shown(self):
         return (
@@ -353,21 +359,11 @@ class TrainedModel(keras.Model):
         values = {
             **terms,
             "loss": loss,
-            "bits_per_dim": units.bits_per_dim(terms["elbo"], num_dims(images)),
+            "bits_per_dim": units.bits_per_dim(terms["elbo"], batches.num_dims(images)),
         }
         for mean in self._means:
             if mean.name in values:  # the decoder alone has no KL terms
                 mean.update_state(values[mean.name])
-
-    def images_of(self, data):
-        """The images of a batch of `fit`, checked.
-
-        Raises:
-            ValueError: if they break a rule for images, or there are none.
-        """
-        images = batches.images_in(data)
-        images = checks.images_spec(images, image_shape=self.accepted_shape)
-        return batches.in_levels(images, self.levels)
 
     def _seeds(self, step, rows):
         run = sampling.fold_in(self._objective.seed, step)
@@ -412,7 +408,7 @@ class TrainedModel(keras.Model):
         )
 
         variables = self.trained_variables
-        gradients = objective.clip(all_means(gradients), num_dims(images))
+        gradients = objective.clip(all_means(gradients), batches.num_dims(images))
         # The optimizer sums over replicas once more.
         replicas = context.num_replicas_in_sync
         self.optimizer.apply_gradients(
@@ -461,29 +457,33 @@ class TrainedModel(keras.Model):
         ends.
 
         Args:
-            x: arrays, or a `tf.data.Dataset` of batches, of uint8 images
-                `[batch, height, width, channels]`.
+            x: uint8 images `[n, height, width, channels]`, or batches of them: a
+                `tf.data.Dataset`, a loader or a generator.
             callbacks: list of Keras callbacks, or `None`.
-            *args, **kwargs: as Keras's.
+            *args, **kwargs: as Keras's, but for weights of images.
 
         Returns:
             Keras's `History`.
+
+        Raises:
+            ValueError: if images break a rule, or have weights, or there are none.
         """
+        self.check_data("fit", x, **kwargs)
         if not self.data_initialized:
             batch_size = kwargs.get("batch_size") or 32
-            self.initialize(
-                batches.first_batch(x, batch_size, self.distribute_strategy)
-            )
-        if isinstance(x, tf.data.Dataset | tf.distribute.DistributedDataset):
+            images, x = batches.peek(x, batch_size, self.distribute_strategy)
+            self.initialize(images)
+        if not batches.is_indexed(x):
             kwargs.setdefault("shuffle", False)  # Keras warns that it cannot
         averages = None if self.optimizer is None else self.averages
-        if averages is None:
-            return super().fit(x, *args, callbacks=callbacks, **kwargs)
-        try:
-            callbacks = [averages, *(callbacks or [])]
-            return super().fit(x, *args, callbacks=callbacks, **kwargs)
-        finally:
-            averages.leave()
+        with batches.refusals():
+            if averages is None:
+                return super().fit(x, *args, callbacks=callbacks, **kwargs)
+            try:
+                callbacks = [averages, *(callbacks or [])]
+                return super().fit(x, *args, callbacks=callbacks, **kwargs)
+            finally:
+                averages.leave()
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras would build the model on the mean of the replicas' first batches, which

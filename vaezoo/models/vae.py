@@ -141,13 +141,14 @@ class VAE(TrainedModel):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor, which a model keeps in `_config`."""
-        return {"name": self.name, **self._config}
+        return {"name": self.name, "dtype": self.dtype_policy.name, **self._config}
 
     def build(self, input_shape=None):
         """Nothing to do: a model is built by its constructor."""
 
     def call(self, images, training=False):
         """The ELBO's terms, as `elbo_terms`, for rows seeded with 0."""
+        images = self.images_of(images)
         seeds = sampling.fold_in(0, tf.range(tf.shape(images)[0], dtype=tf.int64))
         return computations.elbo_terms(self, images, seeds, training=training)[0]
 
@@ -369,7 +370,8 @@ class VAE(TrainedModel):
 
         Args:
             images: uint8 `[n, height, width, channels]`; masked pixels are ignored.
-            mask: uint8 `[n, height, width, 1]`, 1 where a pixel is to be filled in.
+            mask: uint8 or bool `[n, height, width, 1]`, or `[height, width, 1]`, one
+                for all images; 1 where a pixel is to be filled in.
             seed: int, or int64 `[n]`, one a row.
             num_rounds: int, at least 0.
             jit: bool. As of `sample`.
@@ -381,8 +383,8 @@ class VAE(TrainedModel):
             ValueError: if `images`, `mask` or `num_rounds` breaks its rule.
         """
         images = self._images(images)
-        mask = checks.mask(mask, image_shape=images.shape[1:])
-        num = checks.same_rows(images=images, mask=mask)
+        num = len(images)
+        mask = checks.mask(mask, image_shape=images.shape[1:], num=num)
         num_rounds = checks.integer("num_rounds", num_rounds, minimum=0)
         seeds = sampling.row_seeds(seed, num)
         return self._in_batches(

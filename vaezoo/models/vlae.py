@@ -298,6 +298,9 @@ class ResidualBlock(keras.layers.Layer):
         self.outer = Conv2D(filters, 3, name="outer")
         self.shortcut = first("shortcut") if resize else None
 
+    def compute_output_shape(self, input_shape):
+        return self.inner.compute_output_shape(input_shape)
+
     def call(self, features):
         shortcut = features if self.shortcut is None else self.shortcut(features)
         return tf.nn.elu(shortcut + self.outer(self.inner(features)))
@@ -319,6 +322,10 @@ class Encoder(keras.layers.Layer):
         self.dense = Dense(_FEATURES, activation="elu", name="dense")
         # A small scale keeps the first posteriors close to the prior.
         self.parameters = Dense(2 * latent_size, init_scale=0.1, name="parameters")
+
+    def compute_output_shape(self, input_shape):
+        shape = (input_shape[0], self.parameters.filters // 2)
+        return shape, shape, (input_shape[0], _FEATURES)
 
     def call(self, images):
         """`[batch, height, width, channels]` to two of `[batch, latent_size]`, a third.
@@ -355,6 +362,9 @@ class Decoder(keras.layers.Layer):
                 stage.append(ResidualBlock(filters, name=f"block_{index}"))
             self.stages.append(stage)
         self.maps = Conv2D(num_maps, 3, name="maps")
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *self.sizes[0], self.maps.filters)
 
     def call(self, code):
         """`[batch, latent_size]` to `[batch, height, width, num_maps]`."""

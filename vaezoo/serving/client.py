@@ -223,10 +223,9 @@ class Client:
     def complete(
         self, images: Array, mask: Array, *, seed: Seed = 0
     ) -> npt.NDArray[np.uint8]:
-        """Fill in the pixels where `mask`, uint8 `[n, height, width, 1]`, is 1."""
+        """Fill in pixels where `mask` is 1; see `vaezoo.models.vae.VAE.complete`."""
         images = self._images("complete", images)
-        mask = checks.mask(mask, image_shape=images.shape[1:])
-        checks.same_rows(images=images, mask=mask)
+        mask = checks.mask(mask, image_shape=images.shape[1:], num=len(images))
         inputs = {"images": images, "mask": mask}
         return self._predict("complete", inputs, seed)["images"]
 

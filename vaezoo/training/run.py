@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from vaezoo import checks, datasets, strategies
+from vaezoo.models import image_model
 from vaezoo.training import checkpoints, phases, profiling
 from vaezoo.training.checkpoints import (
     CheckpointCallback,
@@ -145,7 +146,7 @@ def train(
 
     keep_freed_memory()
     keras.utils.set_random_seed(recipes[0].seed)
-    with strategy.scope(), _dtype_policy(recipes[0].precision):
+    with strategy.scope(), image_model.precision(recipes[0].precision):
         path = None if start is None else start.path
         model = registry.build(entry, weights=path, image_shape=shape)
 
@@ -375,14 +376,3 @@ def _check_run_folder(out, *, resume):
             f"out must be a folder that can be written. Received: out={str(out)!r} "
             f"({error}). Give another folder."
         ) from error
-
-
-@contextlib.contextmanager
-def _dtype_policy(name):
-    """Builds models under a precision policy, and leaves the user's as it was."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

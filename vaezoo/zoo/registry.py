@@ -109,7 +109,8 @@ def load(
     Args:
         name_or_folder: a name of `list_models`, or the folder of a run.
         weights: "zoo" for the entry's own; `None` for none; or the path of a weight
-            file, of vaezoo or a Keras `.weights.h5`, or of the folder of a run.
+            file, of vaezoo or a Keras `.weights.h5` or `.keras`, or of the folder of a
+            run.
         image_shape: `(height, width, channels)` other than the entry's. Weights that
             still fit are kept; a warning lists those that are initialised anew.
 

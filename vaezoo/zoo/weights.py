@@ -10,6 +10,7 @@ import http.client
 import os
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 from vaezoo.files import atomic_path
@@ -18,6 +19,7 @@ FORMAT = "vaezoo-1"
 
 PRETRAINED_FOLDER = Path(__file__).parents[1] / "pretrained"
 _CHUNK = 1 << 20  # bytes
+_KERAS_SUFFIXES = (".weights.h5", ".keras")
 _TIMEOUT = 30  # seconds without a byte
 
 
@@ -64,7 +66,7 @@ def read_weights(model, path, *, partial=False):
 
     Args:
         model: a built `keras.Model`.
-        path: a file of `write_weights`, or a Keras `.weights.h5`.
+        path: a file of `write_weights`, or a Keras `.weights.h5` or `.keras`.
         partial: bool. Whether to keep the weights that fit and leave the others as
             they are; for files of `write_weights`.
 
@@ -203,7 +205,7 @@ def sha256(path):
 
 
 def _arrays(path):
-    """Arrays by name of a file of `write_weights`, or `None` of another HDF5 file."""
+    """Arrays by name of a file of `write_weights`, or `None` of Keras's."""
     import h5py
 
     path = Path(path)
@@ -211,6 +213,8 @@ def _arrays(path):
         raise FileNotFoundError(
             f"A weight file must exist. Received: {str(path)!r}. Check the path."
         )
+    if zipfile.is_zipfile(path):
+        return None
     arrays = {}
 
     def read(name, item):
@@ -262,11 +266,11 @@ def _variables(model):
 
 
 def _read_keras(model, path, partial):
-    suffix = ".weights.h5"
-    if partial or not path.name.endswith(suffix):
+    if partial or not path.name.endswith(_KERAS_SUFFIXES):
         raise ValueError(
-            f"A file that vaezoo did not write must be a Keras '*{suffix}' and fit the "
-            f"whole model. Received: {str(path)!r}, partial={partial}. Load it with "
+            "A file that vaezoo did not write must be a Keras '*.weights.h5' or "
+            f"'*.keras' and fit the whole model. Received: {str(path)!r}, "
+            f"partial={partial}. Load it with "
             "`model.load_weights` and write it with `vaezoo.zoo.weights.write_weights`."
         )
     before = [_value(variable) for variable in model.weights]
