@@ -27,6 +27,10 @@ def images(value, **options):
     return checks.images(value, image_shape=SHAPE, **{"levels": 2} | options)
 
 
+def mask(value):
+    return checks.mask(value, image_shape=SHAPE, num=2)
+
+
 def latents(value):
     return checks.latents(value, latent_shapes=LATENTS)
 
@@ -55,7 +59,9 @@ GOOD = {
     "8 bits": (images, (IMAGES * 255,), {"levels": 256}, IMAGES * 255),
     "5 levels": (images, (IMAGES * 4,), {"levels": 5}, IMAGES * 4),
     "images in a list": (images, (list(IMAGES),), {}, IMAGES),
-    "a mask": (checks.mask, (IMAGES,), {"image_shape": (8, 8, 3)}, IMAGES),
+    "a mask": (mask, (IMAGES,), {}, IMAGES),
+    "a bool mask": (mask, (IMAGES > 0,), {}, IMAGES),
+    "one mask for all": (mask, (IMAGES[0],), {}, IMAGES[[0, 0]]),
     "a seed": (checks.seed, (-(2**63),), {}, -(2**63)),
     "a seed of numpy": (checks.seed, (np.int32(7),), {}, 7),
     "a seed of the rows": (checks.seeds, (np.uint32(7), 2), {}, 7),
@@ -89,6 +95,9 @@ def test_what_is_taken(case):
 A_COUNT = "`num` must be a positive integer. Received: num={}."
 A_SHAPE = "`image_shape` must be (height, width, channels), 3 positive integers."
 A_BATCH = "`images` must be uint8 [n, 8, 8, 1]. Received: {}."
+MIXED = IMAGES * np.arange(2, dtype=np.uint8).reshape(2, 1, 1, 1)  # of 0 and 1
+AS_THEY_ARE = "They are levels already: `images.astype('uint8')`"
+A_MASK = checks.mask_rule(SHAPE) + " Received: {}."
 A_SEED = "`seed` must be an integer that fits in int64. Received: seed={}."
 ROW_SEEDS = "`seed` must be an int, or int64 [2], one a row. Received: {}."
 TEMPERATURE = checks.temperature_rule() + " Received: {}."
@@ -163,9 +172,51 @@ BAD = {
         {},
         "`channels` must be None, 1 or 3. Received: channels=True.",
     ),
-    "float images": (images, (IMAGES * 1.0,), {}, A_BATCH.format("dtype=float64")),
-    "bool images": (images, (IMAGES > 0,), {}, A_BATCH.format("dtype=bool")),
-    "integer images": (images, (IMAGES.tolist(),), {}, A_BATCH.format("dtype=int64")),
+    **{
+        f"{levels} levels of {received}": (
+            images,
+            (value,),
+            {"levels": levels},
+            A_BATCH.format(received) + f" {advice}.",
+        )
+        for levels, value, received, advice in (
+            (2, MIXED * 1.0, "dtype=float64, values 0 to 1", AS_THEY_ARE),
+            (2, MIXED > 0, "dtype=bool, values 0 to 1", AS_THEY_ARE),
+            (2, MIXED.tolist(), "dtype=int64, values 0 to 1", AS_THEY_ARE),
+            (256, MIXED * 255.0, "dtype=float64, values 0 to 255", AS_THEY_ARE),
+            (
+                2,
+                MIXED / 4,
+                "dtype=float64, values 0 to 0.25",
+                "Binarize them, as `(images > 0.125).astype('uint8')`",
+            ),
+            (
+                256,
+                MIXED / 4,
+                "dtype=float64, values 0 to 0.25",
+                "Scale them, as `(images * 255).round().astype('uint8')`",
+            ),
+            (
+                256,
+                2.0 * MIXED - 1,
+                "dtype=float64, values -1 to 1",
+                "Scale them, as `((images + 1) * 127.5).round().astype('uint8')`",
+            ),
+            (
+                2,
+                MIXED * np.nan,
+                "dtype=float64, values nan to nan",
+                "Scale them to whole levels in 0..1, and `.astype('uint8')`",
+            ),
+        )
+    },
+    "digits of 17 levels": (
+        images,
+        (MIXED * 16,),
+        {},
+        "`images` must have values in 0..1. Received: values up to 16. Binarize them, "
+        "as `(images > 8).astype('uint8')`.",
+    ),
     "one image": (images, (IMAGES[0],), {}, A_BATCH.format("shape=(8, 8, 1)")),
     "small": (images, (IMAGES[:, 1:],), {}, A_BATCH.format("shape=(2, 7, 8, 1)")),
     "ragged images": (images, ([IMAGES[0], [1]],), {}, A_BATCH[:45]),
@@ -181,19 +232,22 @@ BAD = {
         images,
         (IMAGES * 5,),
         {"levels": 5},
-        "`images` must have values in 0..4. Received: values up to 5. Reduce them to 5",
+        "`images` must have values in 0..4. Received: values up to 5. Reduce them, as "
+        "`(images // 2).astype('uint8')`.",
     ),
-    "a mask of 2": (
-        checks.mask,
-        (IMAGES * 2,),
-        {"image_shape": SHAPE},
-        "`mask` must have values in 0..1. Received: values up to 2. 1 marks",
-    ),
+    "a mask of 2": (mask, (IMAGES * 2,), {}, A_MASK.format("values up to 2")),
+    "a float mask": (mask, (IMAGES * 1.0,), {}, A_MASK.format("dtype=float64")),
     "a mask of colours": (
-        checks.mask,
+        mask,
         (np.zeros((2, 8, 8, 3), np.uint8),),
-        {"image_shape": (8, 8, 3)},
-        "`mask` must be uint8 [n, 8, 8, 1]. Received: shape=(2, 8, 8, 3).",
+        {},
+        A_MASK.format("shape=(2, 8, 8, 3) for 2 images"),
+    ),
+    "too few masks": (
+        mask,
+        (IMAGES[:1],),
+        {},
+        A_MASK.format("shape=(1, 8, 8, 1) for 2 images"),
     ),
     "rows": (
         checks.same_rows,

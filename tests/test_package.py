@@ -38,6 +38,33 @@ def test_the_zoo_is_listed_without_tensorflow():
     assert run(sys.executable, "-c", script) == "[]"
 
 
+@pytest.mark.parametrize("how", ["environment", "configuration"])
+def test_another_backend_of_keras_is_refused_in_one_sentence(how, tmp_path):
+    """Whether or not that backend is installed: Keras is not imported."""
+    environment = dict(os.environ, KERAS_HOME=str(tmp_path))
+    environment.pop("KERAS_BACKEND", None)
+    if how == "environment":
+        environment["KERAS_BACKEND"] = "jax"
+    else:
+        (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    script = (
+        "import sys, vaezoo\n"
+        "for use in (lambda: vaezoo.load('pixelvae_digits', weights=None), "
+        "lambda: vaezoo.train('pixelvae_digits', out='run'), "
+        "lambda: vaezoo.evaluate(None, None)):\n"
+        "    try: use()\n"
+        "    except ImportError as error: print(error)\n"
+        "print('keras' in sys.modules)"
+    )
+    *refusals, imported = run(sys.executable, "-c", script, env=environment).split("\n")
+    assert len(refusals) == 3
+    for refusal in refusals:
+        assert (
+            "needs Keras's TensorFlow backend. Received: the backend 'jax'" in refusal
+        )
+    assert imported == "False"
+
+
 def test_public_names():
     assert set(vaezoo.__all__) <= set(dir(vaezoo))
     assert set(vaezoo.__all__) == set(vaezoo._MODULES)

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tiny
 from vaezoo import sampling
 from vaezoo.models import computations
+from vaezoo.models.image_model import precision
 from vaezoo.models.pixelvae import PixelVAE
 
 
@@ -291,11 +292,7 @@ def test_keras_round_trip(name, tmp_path):
 @pytest.mark.parametrize(
     "name", tiny.others_slow(["fame", "gated_pixelvae", "vlae_iaf"])
 )
-@pytest.mark.parametrize(
-    "policy",
-    ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)],
-)
-def test_precision_policies(policy, name):
+def test_mixed_bfloat16(name):
     """Nats are float32 and close to float32's.
 
     A bfloat16 has 8 bits of mantissa, so an operation rounds by up to 0.4 %: an image's
@@ -303,11 +300,8 @@ def test_precision_policies(policy, name):
     """
     reference = tiny.build(name)
     images = tiny.images_for(reference, 8)
-    keras.config.set_dtype_policy(policy)
-    try:
+    with precision("mixed_bfloat16"):
         model = tiny.build(name)
-    finally:
-        keras.config.set_dtype_policy("float32")
     for mine, theirs in zip(model.weights, reference.weights, strict=True):
         mine.assign(theirs)
     nats = model.elbo(images)
@@ -345,7 +339,7 @@ def test_bad_images_in_fit():
     for kind in ("float", "size", "channels"):
         with pytest.raises(ValueError, match="`images` must be uint8"):
             model.fit(BAD_IMAGES[kind][0], verbose=0)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="values in 0..1"):
+    with pytest.raises(ValueError, match="values in 0..1"):
         model.fit(BAD_IMAGES["grey"][0], verbose=0)
     with pytest.raises(ValueError, match="must have the key 'image'"):
         model.fit({"picture": BAD_IMAGES["float"][0]}, verbose=0)
@@ -362,9 +356,9 @@ def test_bad_arguments():
         model.encode(images, mode="mode")
     with pytest.raises(ValueError, match="`mask` must be uint8"):
         model.complete(images, mask[:, :4])
-    with pytest.raises(ValueError, match="values up to 2"):
+    with pytest.raises(ValueError, match="`mask` .* values up to 2"):
         model.complete(images, mask + 2)
-    with pytest.raises(ValueError, match="same number of rows"):
+    with pytest.raises(ValueError, match="for 2 images"):
         model.complete(images, mask[:1])
     with pytest.raises(ValueError, match="`num_rounds`"):
         model.complete(images, mask, num_rounds=-1)

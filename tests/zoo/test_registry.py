@@ -241,13 +241,13 @@ def assert_same_weights(model, other, *, tolerance=0.0):
         )
 
 
-@pytest.mark.parametrize("file", ["w.h5", "w.weights.h5"])
+@pytest.mark.parametrize("file", ["w.h5", "w.weights.h5", "w.keras"])
 def test_load_takes_a_file_of_weights(configs, tmp_path, file):
     model = initialized_model()
     if file == "w.h5":
         weights.write_weights(model, tmp_path / file)
     else:
-        model.save_weights(tmp_path / file)
+        (model.save if file == "w.keras" else model.save_weights)(tmp_path / file)
     loaded = vaezoo.load("pixelvae_digits", weights=tmp_path / file)
     assert_same_weights(loaded, model)
     assert loaded.data_initialized

@@ -141,12 +141,13 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
         weights.read_weights(small_model(), path)
 
 
-def test_a_keras_file_is_read(tmp_path):
+@pytest.mark.parametrize("file", ["w.weights.h5", "w.keras"])
+def test_a_keras_file_is_read(file, tmp_path):
     written, read = small_model(), small_model()
     written.compile("adam", "mse")
     written.fit(np.ones([4, 4]), np.ones([4, 2]), verbose=0)
-    path = tmp_path / "w.weights.h5"
-    written.save_weights(path)
+    path = tmp_path / file
+    written.save(path) if file == "w.keras" else written.save_weights(path)
     assert weights.read_weights(read, path) == []
     for before, after in zip(values(written), values(read), strict=True):
         np.testing.assert_array_equal(after, before)

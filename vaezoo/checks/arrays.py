@@ -126,8 +126,8 @@ def _levels_advice(name, images, levels):
     low, high = np.min(array), np.max(array)
     if 0 <= low and high < levels and np.array_equal(array, np.floor(array)):
         return f"They are levels already: `{name}.astype('uint8')`."
-    if levels == 2 and low < high:
-        middle = (float(low) + float(high)) / 2
+    if levels == 2 and np.isfinite([low, high]).all():
+        middle = float(high) / 2 if low >= 0 else (float(low) + float(high)) / 2
         return f"Binarize them, as `({name} > {middle:.4g}).astype('uint8')`."
     top = levels - 1
     if low >= 0 and high <= 1:
@@ -136,7 +136,7 @@ def _levels_advice(name, images, levels):
         half = f"{top / 2:g}"
         return f"Scale them, as `(({name} + 1) * {half}).round().astype('uint8')`."
     if 0 <= low and high <= 255 and levels < 256:
-        step = -(-256 // levels)
+        step = int(high) // levels + 1
         return f"Reduce them, as `({name} // {step}).astype('uint8')`."
     return f"Scale them to whole levels in 0..{top}, and `.astype('uint8')`."
 

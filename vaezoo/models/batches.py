@@ -70,16 +70,19 @@ def _of_shape(images, image_shape):
         return images
     sizes = tf.shape(images)
     wanted = tf.constant([-1 if size is None else size for size in image_shape])
-    message = (
-        f"{checks.array_rule('images', 'uint8', image_shape)} Received: shape={{}}"
+    # Three sizes of what may have more or fewer: a size of -2 is none.
+    received = tf.concat([sizes, tf.fill([4], -2)], 0)[1:4]
+    is_image = tf.equal(tf.size(sizes), 4)
+    rule = checks.array_rule("images", "uint8", image_shape)
+    is_right = _assert(
+        is_image & tf.reduce_all((received == wanted) | (wanted < 0)),
+        f"{rule} Received: shape={{}}. {checks.shape_advice()}",
+        sizes,
     )
-    message += f". {checks.shape_advice()}"
-    is_image = _assert(tf.equal(tf.size(sizes), 4), message, sizes)
-    with tf.control_dependencies([is_image]):
-        received = tf.reshape(sizes, [4])[1:]
-    is_fit = tf.reduce_all((received == wanted) | (wanted < 0))
-    with tf.control_dependencies([_assert(is_fit, message, sizes)]):
-        return tf.ensure_shape(images, static)
+    with tf.control_dependencies([is_right]):
+        images = tf.identity(images)
+    images.set_shape(static)
+    return images
 
 
 def _assert(condition, message, value):
@@ -180,10 +183,11 @@ def first_images(data, limit):
         data: a dataset, a loader or a generator, each batch as of `images_in`.
         limit: int, at which to stop reading, or `None`.
     """
-    if isinstance(data, keras.utils.PyDataset):
-        data = (data[index] for index in range(data.num_batches))
+    is_sequence = isinstance(data, keras.utils.PyDataset)
     parts, count = [], 0
-    for batch in data:
+    for batch in (
+        map(data.__getitem__, range(data.num_batches)) if is_sequence else data
+    ):
         parts.append(np.asarray(images_in(batch)))
         count += len(parts[-1])
         if limit is not None and count >= limit:

@@ -247,7 +247,9 @@ class TrainedModel(ImageModel):
         ]
 
     def get_compile_config(self):
-        """Arguments of `compile`, for saving."""
+        """Arguments of `compile`, for saving; `None` of a model not compiled."""
+        if not self.compiled:
+            return None
         config = {
             "optimizer": keras.optimizers.serialize(self.optimizer),
             "steps_per_execution": self.steps_per_execution,
