@@ -55,7 +55,7 @@ def test_tilde_is_the_home_folder(monkeypatch):
 
 
 def test_a_second_process_is_told_who_holds_a_folder(tmp_path, other):
-    message = f"process {other.pid} on .*, since 20..-..-.. ..:..:.. UTC, holds"
+    message = f"held by process {other.pid} on .* since 20..-..-.. ..:..:.. UTC"
     with pytest.raises(BlockingIOError, match=message), files.held(tmp_path):
         pass
     assert re.match(f"process {other.pid} on", files.holder(tmp_path))

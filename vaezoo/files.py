@@ -98,7 +98,7 @@ def held(folder):
     except filelock.Timeout as error:
         raise BlockingIOError(
             "A folder is written to by one process at a time. Received: "
-            f"{str(folder)!r}, which {holder(folder) or 'another process'} holds. Wait "
+            f"{str(folder)!r}, held by {holder(folder) or 'another process'}. Wait "
             "until that has ended, or give another folder."
         ) from error
     try:
@@ -117,7 +117,7 @@ def held(folder):
 
 
 def holder(folder):
-    """Who holds a folder, in words: "process 7 on 'host', since ...", or `None`.
+    """Who holds a folder, in words: "process 7 on 'host' since ...", or `None`.
 
     It is what the holder wrote; one of this machine that has died counts as none.
     """
@@ -129,7 +129,7 @@ def holder(folder):
         return None
     if host == socket.gethostname() and not _is_alive(pid):
         return None
-    return f"process {pid} on {host!r}, since {since},"
+    return f"process {pid} on {host!r} since {since}"
 
 
 def _is_alive(pid):

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from vaezoo.files import atomic_path
+from vaezoo.files import atomic_path, local_path
 
 FORMAT = "vaezoo-1"
 
@@ -39,6 +39,7 @@ def write_weights(model, path, *, dtype="float32"):
     """
     import h5py
 
+    path = local_path(path)
     if dtype not in ("float16", "float32"):
         raise ValueError(
             f"`dtype` must be 'float16' or 'float32'. Received: dtype={dtype!r}."
@@ -56,7 +57,7 @@ def write_weights(model, path, *, dtype="float32"):
         file.attrs["format"] = FORMAT
         for name, array in arrays.items():
             file.create_dataset(name, data=array)
-    return Path(path)
+    return path
 
 
 def read_weights(model, path, *, partial=False):
@@ -193,7 +194,8 @@ def is_local(info, *, folder=None):
 
 def cache_folder():
     """The folder of downloaded weights: `VAEZOO_HOME`, or `~/.cache/vaezoo`."""
-    return Path(os.environ.get("VAEZOO_HOME") or "~/.cache/vaezoo").expanduser()
+    folder = os.environ.get("VAEZOO_HOME") or "~/.cache/vaezoo"
+    return local_path(folder, name="VAEZOO_HOME")
 
 
 def sha256(path):
@@ -206,7 +208,7 @@ def _arrays(path):
     """Arrays by name of a file of `write_weights`, or `None` of another HDF5 file."""
     import h5py
 
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"A weight file must exist. Received: {str(path)!r}. Check the path."
