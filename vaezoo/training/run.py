@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from vaezoo import checks, datasets, files, strategies
+from vaezoo.datasets import image_folder
 from vaezoo.training import checkpoints, phases, profiling
 from vaezoo.training.checkpoints import CheckpointCallback, RaiseOnNonFinite
 from vaezoo.training.log import EpochLog
@@ -142,7 +143,7 @@ def train(
     with contextlib.ExitStack() as stack:
         if is_chief:
             stack.enter_context(_run_folder(out, resume=resume))
-        stack.enter_context(_lost_workers_named(strategy))
+        stack.enter_context(_errors_in_words(strategy))
 
         keep_freed_memory()
         keras.utils.set_random_seed(recipes[0].seed)
@@ -298,11 +299,14 @@ def keep_freed_memory():
 
 
 @contextlib.contextmanager
-def _lost_workers_named(strategy):
-    """Says what it means when a collective operation fails."""
+def _errors_in_words(strategy):
+    """Says what it means when reading an image or a collective operation fails."""
     try:
         yield
     except tf.errors.OpError as error:
+        refusal = image_folder.refusal_in(error)
+        if refusal is not None:
+            raise ValueError(refusal) from None  # after pages of TensorFlow's
         if not strategies.is_multi_worker(strategy):
             raise
         message = re.sub(r"\{\{.*?\}\}\s*", "", error.message).splitlines()[0]
