@@ -151,6 +151,20 @@ def export(
     return final
 
 
+def next_version(directory):
+    """The number after the highest version folder in a directory, an int from 1 on.
+
+    Args:
+        directory: path of a model's folder, which need not be there.
+
+    Raises:
+        ValueError: it is a URL.
+    """
+    folder = local_path(directory, name="directory")
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0) + 1
+
+
 def _signature_functions(model, num_importance_samples, jit):
     """Name of a signature -> (input specs, function of such inputs to outputs)."""
     seed = {"seed": tf.TensorSpec([None], tf.int64)}
