@@ -56,6 +56,7 @@ setup(
         "filelock>=3.12",
         "h5py>=3.11",
         "numpy>=1.26",
+        "pillow>=10.3",  # image folders
         "pydantic>=2.7,<3",
         "pyyaml>=6.0",
         "scikit-learn>=1.4",

@@ -350,6 +350,25 @@ def state(out):
 
 
 @pytest.mark.slow
+def test_workers_take_the_steps_of_one_device(tmp_path):
+    """Three, before a rounding has become more; see docs/training.md."""
+    entry, out = "make_entry(max_steps=3)", tmp_path / "workers"
+    worker = WORKER.format(out=str(out), at=None, action="pass", entry=entry)
+    result = run_code(LAUNCHER.format(worker=worker), TF_NUM_INTRAOP_THREADS="1")
+    assert "ended 3 0" in result.stdout, result.stderr[-3000:]
+    training.train(eval(entry), out=tmp_path / "alone", verbose=0)
+    states = [
+        checkpoints.newest(folder / "checkpoints").state
+        for folder in (out, tmp_path / "alone")
+    ]
+    keys = [key for key in states[0] if key.startswith("model")]
+    here, there = (
+        np.concatenate([state[key].ravel() for key in keys]) for state in states
+    )
+    assert np.linalg.norm(here - there) <= 1e-6 * np.linalg.norm(there)
+
+
+@pytest.mark.slow
 def test_workers_killed_stopped_and_resumed_end_where_undisturbed_ones_do(tmp_path):
     """SIGKILL in mid-epoch, then SIGTERM to the launcher: bit for bit the same end."""
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"

@@ -19,7 +19,7 @@ LEVELS = [
     ["vaezoo"],  # its version; its public names count as the modules they come from
     ["checks", "files", "keras_backend", "typing", "units"],
     ["inference", "plots", "sampling", "strategies"],
-    ["datasets", "zoo.entries", "zoo.provenance", "zoo.recipes", "zoo.weights", "zoo"],
+    ["datasets", "zoo"],
     ["layers"],
     ["decoders"],
     ["distributions"],

@@ -85,7 +85,7 @@ def save_png(path, image):
         OSError: if the file cannot be written.
     """
     data = tf.io.encode_png(image).numpy()
-    with atomic_path(Path(path)) as temporary:
+    with atomic_path(path) as temporary:
         Path(temporary).write_bytes(data)
 
 

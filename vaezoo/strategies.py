@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import numpy as np
 from vaezoo import checks
 
 NAMES = ("none", "mirrored", "multi_worker")
+LAUNCHER = "VAEZOO_LAUNCHER"  # tells workers the arguments of what started them
 _SECONDS_TO_STOP = 60.0  # for workers that lost one of them to find out and to end
 
 
@@ -238,8 +240,9 @@ def launch(command, num_workers):
 
     Each finds its place in `TF_CONFIG`, with a free port of 127.0.0.1. The first
     writes to this process's output; lines of the others have their number before them.
-    SIGTERM and SIGINT are passed on. When a worker fails, the others have a minute to
-    end. None is left behind; on Linux not even where this process is killed.
+    SIGTERM and Ctrl-C are passed on as SIGTERM; a second Ctrl-C ends all at once. When
+    a worker fails, the others have a minute to end. None is left behind; on Linux not
+    even where this process is killed.
 
     Args:
         command: list of str.
@@ -256,7 +259,9 @@ def launch(command, num_workers):
     threads = max(1, (os.cpu_count() or 1) // num_workers)
     workers, stopped = [], threading.Event()
 
-    def stop(*_):
+    def stop(number, _):
+        if number == signal.SIGINT and stopped.is_set():
+            raise KeyboardInterrupt
         stopped.set()
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
@@ -268,6 +273,7 @@ def launch(command, num_workers):
             config = {"cluster": {"worker": addresses}, "task": task}
             environment = {"TF_NUM_INTRAOP_THREADS": str(threads)} | os.environ
             environment |= {"TF_CONFIG": json.dumps(config)}
+            environment |= {LAUNCHER: shlex.join(sys.argv[1:])}
             workers.append(_start(command, index, environment))
             if stopped.is_set():  # while it was started
                 workers[-1].send_signal(signal.SIGTERM)

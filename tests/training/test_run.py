@@ -1,7 +1,11 @@
 import os
 import re
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
+import time
 
 import keras
 import numpy as np
@@ -10,12 +14,13 @@ import tensorflow as tf
 
 import vaezoo
 from runs import EPOCHS, STEPS, make_entry, rows, run_code
-from vaezoo import datasets, models
+from vaezoo import datasets, files, models
 from vaezoo.models import image_model
 from vaezoo.training import checkpoints, phases, profiling
 from vaezoo.training import run as training
+from vaezoo.training.log import EpochLog
 from vaezoo.training.progress import Progress
-from vaezoo.zoo import recipes, registry, weights
+from vaezoo.zoo import cards, entries, recipes, registry, weights
 
 KILLED_AT = 2 * STEPS + 3
 
@@ -275,16 +280,138 @@ def test_a_run_without_decay_may_be_made_longer(tmp_path, model):
     checkpoints.check_same_run(checkpoints.newest(tmp_path), longer)
 
 
-def test_sigterm_saves_and_exits(tmp_path, model):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_save_and_exit(tmp_path, model, number):
     callback, _ = callback_of(make_entry(), tmp_path, step=7)
     callback.set_model(model)
     callback.on_train_begin()
-    with checkpoints.sigterm_calls(callback.stop):
-        os.kill(os.getpid(), signal.SIGTERM)
+    with checkpoints.stop_signals_call(callback.stop):
+        os.kill(os.getpid(), number)
         with pytest.raises(SystemExit) as stopped:
             callback.on_train_batch_end(0)
     assert stopped.value.code == 0
     assert checkpoints.list_checkpoints(tmp_path) == [tmp_path / "step-000000007"]
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    calls = []
+    with pytest.raises(KeyboardInterrupt):
+        with checkpoints.stop_signals_call(lambda: calls.append(1)):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert calls == [1]
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with checkpoints.stop_signals_call(lambda: calls.append(2)):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert calls == [1, 2]
+
+
+def test_ctrl_c_stays_ignored_where_it_was():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with checkpoints.stop_signals_call(pytest.fail):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_the_command_line(tmp_path):
+    """It saves at the step and says how to go on; meanwhile no other may write."""
+    folder, out = tmp_path / "entry", tmp_path / "out"
+    folder.mkdir()
+    entries.write_entry(make_entry(epochs=500), folder / "entry.yaml")
+    arguments = ["train", str(folder), "--out", str(out)]
+    command = [sys.executable, "-m", "vaezoo", *arguments]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    first = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        while not (out / "log.csv").exists() and first.poll() is None:
+            time.sleep(0.1)
+        second = subprocess.run(
+            [*command, "--resume"], env=environment, capture_output=True, text=True
+        )
+        first.send_signal(signal.SIGINT)
+        _, error = first.communicate(timeout=60)
+    finally:
+        first.kill()
+    assert second.returncode == 1 and f"held by process {first.pid} on" in second.stderr
+    assert first.returncode == 0
+    step = checkpoints.newest(out / "checkpoints").step
+    stopped = f"Stopped at step {step}, which is saved in {out}. Continue it: vaezoo "
+    assert error.decode().endswith(f"{stopped}{shlex.join(arguments)} --resume\n")
+
+
+# A run that has not ended.
+
+
+@pytest.fixture
+def unfinished(tmp_path, model):
+    """The folder of a run that was stopped after seven steps."""
+    entry = make_entry()
+    callback, progress = callback_of(entry, tmp_path / "checkpoints", step=7)
+    command = "vaezoo train pixelvae_digits --out 'a run'"
+    progress._record = progress._record.model_copy(update={"command": command})
+    callback.set_model(model)
+    callback.on_epoch_end(0)
+    started = entry.model_copy(update={"history": [training.new_record(None)]})
+    entries.write_entry(started, tmp_path / "entry.yaml")
+    log = EpochLog(tmp_path / "log.csv", first_epoch=0)
+    log.on_epoch_end(0, {"elbo": -31.25, "val_elbo": -32.5})
+    return tmp_path
+
+
+HOW_TO_GO_ON = (
+    "The run has not ended (7 steps saved, 1.1781 of 4 epochs). "
+    "Continue it: vaezoo train pixelvae_digits --out 'a run' --resume"
+)
+
+
+def test_an_unfinished_run_says_how_to_go_on(unfinished):
+    with pytest.raises(ValueError) as refused:
+        vaezoo.load(unfinished)
+    assert HOW_TO_GO_ON in str(refused.value)
+    entry = vaezoo.describe(unfinished)
+    assert entry.notes[-1] == HOW_TO_GO_ON
+    assert entry.history[-1].phases[-1].steps == 7
+    assert registry.find_entry(unfinished).notes == make_entry().notes
+    assert vaezoo.load(unfinished, weights=None).zoo_entry.notes == make_entry().notes
+
+
+def test_an_unfinished_run_is_described_as_a_run(unfinished):
+    card = cards.card(vaezoo.describe(unfinished))
+    assert card.startswith(f"# {unfinished}\n\nA run of `pixelvae_digits`")
+    assert HOW_TO_GO_ON in card
+    assert "| elbo | -31.25 |\n| val_elbo | -32.5 |" in card
+    assert 'vaezoo.load("pixelvae_digits")' not in card
+
+
+def test_a_run_that_goes_on_says_who_trains_it(unfinished):
+    with files.held(unfinished):
+        note = vaezoo.describe(unfinished).notes[-1]
+    assert f"trained by process {os.getpid()} on" in note and "--resume" not in note
+
+
+def test_a_run_that_has_ended_is_described_as_a_run(run):
+    out, model = run
+    card = cards.card(vaezoo.describe(out))
+    assert f"# {out}" in card
+    assert "The run has ended (24 steps saved, 4 of 4 epochs)." in card
+    assert model.zoo_entry.weights.sha256 in card
+
+
+def test_a_finished_run_that_was_continued_keeps_its_weights(run, tmp_path, model):
+    copy = shutil.copytree(run[0], tmp_path / "copy")
+    entry = registry.find_entry(copy)
+    callback, progress = callback_of(entry, copy / "checkpoints", step=30)
+    callback.set_model(model)
+    callback.on_epoch_end(0)
+    described = vaezoo.describe(copy)
+    assert "has not ended (30 steps saved" in described.notes[-1]
+    assert described.history == entry.history
+    assert vaezoo.load(copy).zoo_entry == entry
 
 
 def test_no_checkpoint_of_a_state_that_is_not_finite(copy):
@@ -404,6 +531,40 @@ def test_a_run_is_not_overwritten(run):
     assert (out / "weights.h5").read_bytes() == before
 
 
+def test_a_second_process_is_refused(run):
+    out, _ = run
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with files.held(out):
+        for resume in (False, True):
+            with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on"):
+                training.train(make_entry(), out=out, resume=resume)
+    for path, content in before.items():
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("dataset", ["image_folder:/nowhere", "cifar10"])
+def test_a_run_that_never_began_leaves_nothing(tmp_path, dataset):
+    """A model of digits is built for neither."""
+    out = tmp_path / "runs" / "run"
+    with pytest.raises((OSError, ValueError)):
+        training.train(make_entry(split="train+validation"), out=out, dataset=dataset)
+    assert not out.parent.exists()
+
+
+def test_a_run_that_fails_before_a_checkpoint_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*args, callbacks, **kwargs):
+        assert (tmp_path / "entry.yaml").exists()
+        raise FloatingPointError("the first step")
+
+    monkeypatch.setattr(phases, "train_phases", fail)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(FloatingPointError):
+        training.train(make_entry(), out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == [
+        "mine.txt"
+    ]
+
+
 def test_a_run_without_checkpoints_is_not_resumed(tmp_path):
     (tmp_path / "weights.h5").write_bytes(b"")
     with pytest.raises(FileExistsError, match="no checkpoint"):
@@ -431,7 +592,7 @@ def test_an_unwritable_folder_is_an_error_at_once(tmp_path):
 def test_wrong_arguments(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         training.train(make_entry(), out=tmp_path / "run", **arguments)
-    assert not (tmp_path / "run" / "entry.yaml").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_precision_policy_is_of_the_model_alone():

@@ -211,7 +211,8 @@ _DEFINITIONS = (
 
 
 def _image_folder(argument: str, **options) -> Definition:
-    folder = image_folder.ImageFolder.open(argument, **options)
+    path, own_options = image_folder.split_argument(argument)
+    folder = image_folder.ImageFolder.open(path, **own_options, **options)
     return Definition(
         DatasetInfo(
             name=f"image_folder:{argument}",

@@ -43,7 +43,11 @@ def load_dataset(
             dynamically binarized dataset (also one set of them a pass). Validation and
             test images do not depend on it.
         **options: for `image_folder`: `size` (int or `(height, width)`), `channels` (1
-            or 3), `levels` (256, or 2 to cut at the middle level).
+            or 3), `levels` (256, or 2 to cut at the middle level), `unreadable` ("skip"
+            files that cannot be read, with a warning, or "refuse" them), `background`
+            ("white" or "black", of transparent pixels) and `bits` (of the levels in
+            16-bit files). The last three can be in the name too, where a run keeps
+            them: `image_folder:PATH?unreadable=refuse&background=black`.
 
     Returns:
         A `tf.data.Dataset` of uint8 `[batch, height, width, channels]`: 0 to 255, or

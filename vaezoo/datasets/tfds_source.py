@@ -72,9 +72,10 @@ def _copied_file(source, split: str) -> pathlib.Path:
     import numpy as np
     import tensorflow_datasets as tfds
 
-    from vaezoo.files import atomic_path
+    from vaezoo.files import atomic_path, local_path
 
-    path = pathlib.Path(source.data_dir) / f"vaezoo-{split}.npy"
+    folder = local_path(source.data_dir, name="TFDS_DATA_DIR")
+    path = folder / f"vaezoo-{split}.npy"
     if not path.exists():
         num_images = source.info.splits[split].num_examples
         shape = (num_images, *source.info.features["image"].shape)

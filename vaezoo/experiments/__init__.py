@@ -7,9 +7,8 @@ writes a table and a picture.
 import difflib
 import importlib
 import inspect
-from pathlib import Path
 
-from vaezoo import checks
+from vaezoo import checks, files
 
 # name -> module and function in it
 _EXPERIMENTS = {
@@ -90,7 +89,7 @@ def reproduce(
     }
     given = {key: value for key, value in options.items() if value is not None}
     _check(name, experiment, given)
-    out = Path(out)
+    out = files.local_path(out, name="out")
     out.mkdir(parents=True, exist_ok=True)
     return experiment(out, seed=seed, verbose=verbose, **given)
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 import vaezoo
 from vaezoo import checks, units
+from vaezoo.files import local_path
 from vaezoo.models import computations
 from vaezoo.zoo import entries, provenance, registry
 
@@ -85,7 +86,8 @@ def export(
         The folder, a `pathlib.Path`.
 
     Raises:
-        ValueError: if a signature is unknown or a number is not positive.
+        ValueError: if a signature is unknown, a number is not positive, or
+            `directory` is a URL.
         FileExistsError: if `directory` is there already; it is left as it is.
         OSError: if the folder cannot be written.
     """
@@ -147,6 +149,20 @@ def export(
             sizes=sizes if jit else sizes[:1],
         )
     return final
+
+
+def next_version(directory):
+    """The number after the highest version folder in a directory, an int from 1 on.
+
+    Args:
+        directory: path of a model's folder, which need not be there.
+
+    Raises:
+        ValueError: it is a URL.
+    """
+    folder = local_path(directory, name="directory")
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0) + 1
 
 
 def _signature_functions(model, num_importance_samples, jit):
@@ -325,7 +341,7 @@ def _version_folder(directory):
 
     On an error or an interruption it is removed, and `directory` stays as it was.
     """
-    final = Path(os.path.abspath(directory))
+    final = Path(os.path.abspath(local_path(directory, name="directory")))
     if final.exists():
         raise FileExistsError(
             "An export must be written to a new version folder. Received: "

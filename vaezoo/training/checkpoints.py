@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -19,9 +20,14 @@ import tensorflow as tf
 
 from vaezoo import checks, strategies
 from vaezoo.zoo import entries
+from vaezoo.zoo.runs import list_checkpoints
 
 _STATE_FILE = "state.npz"
 _IDENTITY = {"name", "model", "dataset"}  # what a run cannot change
+
+
+class Stopped(SystemExit):
+    """Training was told to stop, and what it did is saved."""
 
 
 class CheckpointCallback(keras.callbacks.Callback):
@@ -55,7 +61,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._stop = False
 
     def stop(self):
-        """Saves at the end of the current step, and exits the process with status 0.
+        """Saves at the end of the current step, and raises `Stopped` with status 0.
 
         So do all workers when one of them is told to.
         """
@@ -84,7 +90,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             self._write()
         self._saved_at = time.monotonic()
         if self._stop:
-            raise SystemExit(0)
+            raise Stopped(0)
 
     def _write(self):
         state = self.model.training_state() | self._progress.state()
@@ -249,11 +255,6 @@ class RaiseOnNonFinite(keras.callbacks.Callback):
         )
 
 
-def list_checkpoints(folder):
-    """Lists the checkpoints in a folder, oldest first, as paths."""
-    return sorted(Path(folder).glob("step-*"))
-
-
 def num_steps(model):
     """Returns the number of steps that the model's optimizer has done, an int."""
     return int(tf.convert_to_tensor(model.optimizer.iterations).numpy())
@@ -310,13 +311,35 @@ def _leaves(tree, prefix=""):
 
 
 @contextlib.contextmanager
-def sigterm_calls(function):
-    """Has SIGTERM call a function, where this is the main thread."""
+def stop_signals_call(function):
+    """Has SIGTERM and Ctrl-C call a function, where this is the main thread.
+
+    A second Ctrl-C is a KeyboardInterrupt, as ever. Where Ctrl-C is ignored, as by a
+    shell's background jobs, it stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: function())
+
+    def stop(number, _):
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if sys.stderr.isatty():
+                os.write(2, _STOPPING)
+        function()
+
+    before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_STOPPING = (
+    b"\nStopping at the end of this step; Ctrl-C again stops at once, unsaved.\n"
+)

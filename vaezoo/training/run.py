@@ -8,7 +8,7 @@ import dataclasses
 import datetime
 import os
 import re
-import tempfile
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,24 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import keras
 import tensorflow as tf
 
-from vaezoo import checks, datasets, strategies
+from vaezoo import checks, datasets, files, strategies
+from vaezoo.datasets import image_folder
 from vaezoo.models import image_model
 from vaezoo.training import checkpoints, phases, profiling
-from vaezoo.training.checkpoints import (
-    CheckpointCallback,
-    RaiseOnNonFinite,
-    sigterm_calls,
-)
+from vaezoo.training.checkpoints import CheckpointCallback, RaiseOnNonFinite
 from vaezoo.training.log import EpochLog
 from vaezoo.training.progress import Progress
-from vaezoo.zoo import entries, provenance, registry
+from vaezoo.zoo import entries, provenance, registry, runs
 from vaezoo.zoo import weights as weights_lib
 
 if TYPE_CHECKING:
     from vaezoo.models.vae import VAE
-
-WEIGHTS_FILE = "weights.h5"
-_CHECKPOINTS = "checkpoints"
 
 
 def train(
@@ -63,7 +57,11 @@ def train(
     average, where the recipe keeps one); `log.csv` and `tensorboard/`, a row an epoch;
     and `checkpoints/`. A run that was interrupted continues with the same arguments and
     `resume=True`: on the same machine it ends with the weights, bit for bit, of a run
-    that was not interrupted. SIGTERM saves a checkpoint and exits with status 0.
+    that was not interrupted. Ctrl-C and SIGTERM save a checkpoint at the end of the
+    step, print the command that continues, and exit with status 0 (Ctrl-C in an
+    interactive session: with `KeyboardInterrupt`); a second Ctrl-C stops at once. One
+    process at a time trains into a folder, and a run that ends before anything was
+    saved leaves nothing in it.
 
     Where the recipe is a list, its phases run in order, each with an optimizer and
     schedules of its own, from the weights that the one before has left. What was done
@@ -111,6 +109,7 @@ def train(
             that there is not; another architecture or recipe than that of the run to
             resume.
         FileExistsError: there is a run in `out`, and `resume` is false.
+        BlockingIOError: another process trains into `out`.
         RuntimeError: a strategy that is made after TensorFlow's first operation.
         OSError: `out` cannot be written, or the dataset is not there; a
             `vaezoo.strategies.WorkerLostError` where a worker has stopped.
@@ -129,9 +128,7 @@ def train(
         )
     strategy = strategies.create(strategy, devices=devices)
     is_chief = strategies.is_chief(strategy)
-    out = Path(out)
-    if is_chief:
-        _check_run_folder(out, resume=resume)
+    out = files.local_path(out, name="out")
 
     recipes = phases.of_run(
         entry.phases if start is None else [entry.fine_tune],
@@ -144,30 +141,34 @@ def train(
     dataset = dataset or entry.dataset
     shape = _image_shape(entry, dataset)
 
-    keep_freed_memory()
-    keras.utils.set_random_seed(recipes[0].seed)
-    with strategy.scope(), image_model.precision(recipes[0].precision):
-        path = None if start is None else start.path
-        model = registry.build(entry, weights=path, image_shape=shape)
+    with contextlib.ExitStack() as stack:
+        if is_chief:
+            stack.enter_context(_run_folder(out, resume=resume))
+        stack.enter_context(_errors_in_words(strategy))
 
-    with _lost_workers_named(strategy):
+        keep_freed_memory()
+        keras.utils.set_random_seed(recipes[0].seed)
+        with strategy.scope(), image_model.precision(recipes[0].precision):
+            path = None if start is None else start.path
+            model = registry.build(entry, weights=path, image_shape=shape)
+
         data = phases.Data(dataset, model)
         saved = None
         if resume and is_chief:
-            saved = checkpoints.newest(out / _CHECKPOINTS)
+            saved = checkpoints.newest(out / runs.CHECKPOINT_FOLDER)
         saved = checkpoints.share(saved, strategy)
         recipes, is_more = phases.with_more(
             recipes, saved, more_epochs=more_epochs, changes=changes, data=data
         )
         phases.check(recipes, model, data)
-        run = _run_entry(entry, recipes, dataset, shape, start, out)
+        run = _run_entry(entry, recipes, dataset, shape, start)
         progress = Progress(run.history)
         if saved is not None:
             checkpoints.check_same_run(saved, run)
             progress.restore(saved.entry.history, saved.state)
             run = run.model_copy(update={"history": saved.entry.history})
         checkpoint = CheckpointCallback(
-            out / _CHECKPOINTS,
+            out / runs.CHECKPOINT_FOLDER,
             entry=run,
             progress=progress,
             every_steps=checkpoint_steps,
@@ -175,7 +176,9 @@ def train(
         )
 
         def restore():
-            newest = checkpoints.newest(out / _CHECKPOINTS) if is_chief else None
+            newest = None
+            if is_chief:
+                newest = checkpoints.newest(out / runs.CHECKPOINT_FOLDER)
             newest = checkpoints.share(newest, strategy)
             checkpoints.restore(model, newest)
 
@@ -184,23 +187,31 @@ def train(
             model.initialize(data.first_batch(recipes[0]))
         callbacks = [RaiseOnNonFinite(), progress]
         if is_chief:
-            entries.write_entry(run, out / entries.ENTRY_FILE)
+            if not (out / runs.WEIGHTS_FILE).exists():  # else it is of those weights
+                entries.write_entry(run, out / entries.ENTRY_FILE)
             epoch = phases.num_epochs_done(recipes, data, progress)
             callbacks += _logs(out, first_epoch=epoch, profile=profile)
-        with sigterm_calls(checkpoint.stop):
-            phases.train_phases(
-                model,
-                recipes,
-                data,
-                progress,
-                restore=restore,
-                callbacks=[*callbacks, checkpoint],
-                verbose=verbose if is_chief else 0,
-                gradient_accumulation_steps=gradient_accumulation_steps,
-                record_of_more=new_record(_Start.of_run(out)) if is_more else None,
-            )
-    if is_chief:
-        _write_results(model, progress.history, out)
+        try:
+            with checkpoints.stop_signals_call(checkpoint.stop):
+                phases.train_phases(
+                    model,
+                    recipes,
+                    data,
+                    progress,
+                    restore=restore,
+                    callbacks=[*callbacks, checkpoint],
+                    verbose=verbose if is_chief else 0,
+                    gradient_accumulation_steps=gradient_accumulation_steps,
+                    record_of_more=new_record(_Start.of_run(out)) if is_more else None,
+                )
+        except checkpoints.Stopped:
+            if is_chief:
+                _say_stopped(out, progress, verbose)
+            if hasattr(sys, "ps1"):  # leave an interactive session to its user
+                raise KeyboardInterrupt from None
+            raise
+        if is_chief:
+            _write_results(model, progress.history, out)
     return model
 
 
@@ -224,23 +235,24 @@ class _Start:
             )
         if init == "zoo":
             return cls(entry.name, registry.find_weights(source), entry.history)
-        if not Path(init).exists() and init not in registry.list_models():
+        file = files.local_path(init, name="init")
+        if not file.exists() and init not in registry.list_models():
             raise ValueError(
                 '`init` must be "none", "zoo", or where other weights are: a run '
                 "folder, a file, or a name of the zoo. Received: "
                 f"init={os.fspath(init)!r}, which is not there."
             )
         path, history = Path(registry.find_weights(init)), []
-        if path == Path(init):
+        if path == file:
             return cls(path.name, path, history)
-        other = registry.describe(init)
+        other = registry.find_entry(init)
         return cls(other.name, path, other.history)
 
     @classmethod
     def of_run(cls, out):
         """The weights of a run that has ended, or `None`."""
-        path = out / WEIGHTS_FILE
-        return cls(registry.describe(out).name, path, []) if path.exists() else None
+        path = out / runs.WEIGHTS_FILE
+        return cls(registry.find_entry(out).name, path, []) if path.exists() else None
 
 
 def new_record(start):
@@ -259,7 +271,7 @@ def new_record(start):
 
 
 def _write_results(model, history, out):
-    path = weights_lib.write_weights(model, out / WEIGHTS_FILE)
+    path = weights_lib.write_weights(model, out / runs.WEIGHTS_FILE)
     info = entries.WeightsInfo(
         file=path.name,
         bytes=path.stat().st_size,
@@ -268,7 +280,7 @@ def _write_results(model, history, out):
     update = {"weights": info, "status": "partial", "history": history}
     entry = model.zoo_entry.model_copy(update=update)
     entries.write_entry(entry, out / entries.ENTRY_FILE)
-    model.zoo_entry = registry.describe(out)
+    model.zoo_entry = registry.find_entry(out)
 
 
 def keep_freed_memory():
@@ -288,11 +300,14 @@ def keep_freed_memory():
 
 
 @contextlib.contextmanager
-def _lost_workers_named(strategy):
-    """Says what it means when a collective operation fails."""
+def _errors_in_words(strategy):
+    """Says what it means when reading an image or a collective operation fails."""
     try:
         yield
     except tf.errors.OpError as error:
+        refusal = image_folder.refusal_in(error)
+        if refusal is not None:
+            raise ValueError(refusal) from None  # after pages of TensorFlow's
         if not strategies.is_multi_worker(strategy):
             raise
         message = re.sub(r"\{\{.*?\}\}\s*", "", error.message).splitlines()[0]
@@ -308,7 +323,7 @@ def _logs(out, *, first_epoch, profile):
     """Callbacks that log the run, from `first_epoch` on."""
     events = out / "tensorboard"
     callbacks = [
-        EpochLog(out / "log.csv", first_epoch=first_epoch),
+        EpochLog(out / runs.LOG_FILE, first_epoch=first_epoch),
         keras.callbacks.TensorBoard(str(events), write_graph=False),
     ]
     return callbacks + [profiling.Profile(events)] * profile
@@ -317,7 +332,7 @@ def _logs(out, *, first_epoch, profile):
 def _entry_and_source(name_or_entry):
     """The entry, and what `zoo.load` finds it by."""
     if not isinstance(name_or_entry, entries.ZooEntry):
-        return registry.describe(name_or_entry), name_or_entry
+        return registry.find_entry(name_or_entry), name_or_entry
     path = name_or_entry.path
     is_run = path is not None and path.name == entries.ENTRY_FILE
     return name_or_entry, path.parent if is_run else name_or_entry.name
@@ -330,49 +345,71 @@ def _image_shape(entry, dataset):
     return list(datasets.info(dataset).image_shape)
 
 
-def _run_entry(entry, recipes, dataset, shape, start, out):
-    """The entry of the run, before it has weights (or, resumed, with the old ones)."""
+def _run_entry(entry, recipes, dataset, shape, start):
+    """The entry of the run, before it has weights."""
     model = entry.model
     if shape is not None:
         arguments = model.arguments | {"image_shape": shape}
         model = model.model_copy(update={"arguments": arguments})
-    weights, status = None, "untrained"
-    if (out / WEIGHTS_FILE).exists():
-        old = registry.describe(out)
-        weights, status = old.weights, old.status
     return entry.model_copy(
         update={
             "model": model,
             "dataset": dataset,
             "training": recipes[0] if len(recipes) == 1 else recipes,
-            "weights": weights,
+            "weights": None,
             "measured": [],
-            "status": status,
+            "status": "untrained",
             "history": [*(start.history if start else []), new_record(start)],
         }
     )
 
 
-def _check_run_folder(out, *, resume):
-    """Make the run's folder, or say why it cannot be one."""
-    saved = bool(checkpoints.list_checkpoints(out / _CHECKPOINTS))
-    finished = (out / WEIGHTS_FILE).exists()
-    if (saved or finished) and not resume:
-        raise FileExistsError(
-            f"A run must have a folder of its own. Received: out={str(out)!r}, which "
-            f"has a run. Give another folder, or resume=True (--resume) to continue it."
-        )
-    if finished and not saved:
-        raise FileExistsError(
-            f"A run can be resumed from its checkpoints only. Received: out="
-            f"{str(out)!r}, which has weights and no checkpoint. Give another folder."
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"out must be a folder that can be written. Received: out={str(out)!r} "
-            f"({error}). Give another folder."
-        ) from error
+@contextlib.contextmanager
+def _run_folder(out, *, resume):
+    """Make the run's folder and hold it, or say why it cannot be one.
+
+    What a run writes before its first checkpoint goes with it.
+    """
+
+    def saved():
+        return bool(runs.list_checkpoints(out / runs.CHECKPOINT_FOLDER))
+
+    def finished():
+        return (out / runs.WEIGHTS_FILE).exists()
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(
+                files.made_and_held(out, is_kept=lambda: saved() or finished())
+            )
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise OSError(
+                f"out must be a folder that can be written. Received: "
+                f"out={str(out)!r} ({error}). Give another folder."
+            ) from error
+        if (saved() or finished()) and not resume:
+            raise FileExistsError(
+                f"A run must have a folder of its own. Received: out={str(out)!r}, "
+                "which has a run. Give another folder, or resume=True (--resume) to "
+                "continue it."
+            )
+        if finished() and not saved():
+            raise FileExistsError(
+                f"A run can be resumed from its checkpoints only. Received: out="
+                f"{str(out)!r}, which has weights and no checkpoint. Give another "
+                "folder."
+            )
+        yield
+
+
+def _say_stopped(out, progress, verbose):
+    """One line on the error stream: the step that was saved, and how to go on."""
+    if verbose in (1, "auto") and sys.stdout.isatty():
+        print(flush=True)  # after Keras's bar
+    print(
+        f"Stopped at step {progress.position}, which is saved in {out}. "
+        f"{runs.how_to_continue(progress.history)}",
+        file=sys.stderr,
+    )

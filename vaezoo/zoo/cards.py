@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from vaezoo import units
-from vaezoo.zoo import registry
+from vaezoo.zoo import registry, runs
 
 ROOT = Path(__file__).parents[2]
 BEGIN = "<!-- zoo:begin -->"
@@ -54,7 +54,7 @@ def bounds(entry):
 
 
 def card(entry):
-    """The card of one entry.
+    """The card of one entry; that of a run says where it is and how far.
 
     Args:
         entry: a `vaezoo.zoo.entries.ZooEntry`.
@@ -62,12 +62,13 @@ def card(entry):
     Returns:
         A str of Markdown.
     """
-    arguments = ", ".join(f"{k}={v!r}" for k, v in entry.model.arguments.items())
+    run = runs.of_entry(entry)
+    if run is not None:
+        return _run_card(run)
     weights = "zoo" if entry.weights else None
     parts = [
         f"# {entry.name}",
-        f"`{entry.model.class_name}({arguments})`, on `{entry.dataset}`. "
-        f"Status: {entry.status}.",
+        f"{_model(entry)}. Status: {entry.status}.",
         "```python\nimport vaezoo\n\n"
         f'model = vaezoo.load("{entry.name}"{"" if weights else ", weights=None"})\n'
         "```",
@@ -83,15 +84,53 @@ def card(entry):
         )
     parts.append(f"## Training\n\n{_recipes(entry)}")
     if entry.weights:
-        info = entry.weights
-        place = f"`{info.file}`" if info.file else ", ".join(info.urls)
-        parts.append(
-            f"## Weights\n\n{place}, {info.bytes / 1e6:.2f} MB, SHA-256 `{info.sha256}`"
-            f"\n\n{_history(entry)}"
-        )
+        parts.append(f"## Weights\n\n{_weights(entry.weights)}\n\n{_history(entry)}")
     if entry.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in entry.notes))
     return "\n\n".join(parts) + "\n"
+
+
+def _run_card(run):
+    """Where a run is, how far it is, its last bounds and its recipe."""
+    entry = run.entry
+    parts = [
+        f"# {run.folder}",
+        f"A run of `{entry.name}`: {_model(entry)}.",
+        run.unfinished or f"The run has ended ({run.how_far}).",
+    ]
+    if run.last_epoch:
+        epoch = run.last_epoch["epoch"]
+        logged = [(k, v) for k, v in run.last_epoch.items() if k != "epoch"]
+        parts.append(
+            f"## Last bounds\n\nOf epoch {epoch} in `{runs.LOG_FILE}`, counted from 0; "
+            "nats, `val_` on the validation split.\n\n| | |\n|---|---|\n"
+            + "\n".join(f"| {key} | {_number(value)} |" for key, value in logged)
+        )
+    if entry.measured:
+        parts.append(f"## Results\n\n{_comparison(entry)}")
+    parts.append(f"## Training\n\n{_recipes(entry)}")
+    if entry.history:
+        parts.append(f"## History\n\n{_history(entry)}")
+    if entry.weights:
+        parts.append(f"## Weights\n\n{_weights(entry.weights)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _number(text):
+    try:
+        return f"{float(text):.6g}"
+    except ValueError:
+        return text
+
+
+def _model(entry):
+    arguments = ", ".join(f"{k}={v!r}" for k, v in entry.model.arguments.items())
+    return f"`{entry.model.class_name}({arguments})`, on `{entry.dataset}`"
+
+
+def _weights(info):
+    place = f"`{info.file}`" if info.file else ", ".join(info.urls)
+    return f"{place}, {info.bytes / 1e6:.2f} MB, SHA-256 `{info.sha256}`"
 
 
 def readme_with_table(text, entries):

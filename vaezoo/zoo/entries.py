@@ -13,7 +13,7 @@ import pydantic
 import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from vaezoo.files import atomic_path
+from vaezoo.files import atomic_path, local_path
 from vaezoo.zoo.recipes import Recipe, Schema, Training, explain
 
 ENTRY_FILE = "entry.yaml"
@@ -188,7 +188,7 @@ def entry_from_file(path):
         FileNotFoundError: if there is no such file.
         ValueError: if it is malformed; file and line, or file and key, are named.
     """
-    path = Path(path)
+    path = local_path(path)
     return _parse(path.read_text(encoding="utf-8"), path)
 
 
@@ -304,7 +304,7 @@ def rewrite(path, changes):
         ValueError: if the file is malformed, before or after; it is unchanged.
         OSError: if the file cannot be read or written.
     """
-    path = Path(path)
+    path = local_path(path)
     text = path.read_text(encoding="utf-8")
     _parse(text, path)
     spans = {

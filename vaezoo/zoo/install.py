@@ -28,7 +28,7 @@ def install(run, *, name=None, status="partial"):
             model or dataset than the entry.
         OSError: the package's folder or the entry's file cannot be written.
     """
-    trained = registry.describe(run)
+    trained = registry.find_entry(run)
     if trained.path.name != ENTRY_FILE or not trained.weights or not trained.history:
         raise ValueError(
             "Weights are installed from the folder of a run that has ended. Received: "
@@ -36,7 +36,7 @@ def install(run, *, name=None, status="partial"):
             f"end: `vaezoo train {trained.name} --out DIR`, with --resume if it was "
             "interrupted."
         )
-    entry = registry.describe(name or trained.name)
+    entry = registry.find_entry(name or trained.name)
     for key in ("model", "dataset"):
         mine, theirs = getattr(trained, key), getattr(entry, key)
         if mine != theirs:

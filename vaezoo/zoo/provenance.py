@@ -10,12 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vaezoo import strategies
+
 
 def command():
-    """The command line of this process, as a user would type it."""
-    arguments = [
-        re.sub(r".*/(?=zoo_configs/)", "", argument) for argument in sys.argv[1:]
-    ]
+    """The command line of this process, as a user would type it.
+
+    That of a worker is the one that started all workers of this machine.
+    """
+    launcher = os.environ.get(strategies.LAUNCHER)
+    arguments = sys.argv[1:] if launcher is None else shlex.split(launcher)
+    arguments = [re.sub(r".*/(?=zoo_configs/)", "", text) for text in arguments]
     return shlex.join(["vaezoo", *arguments])
 
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vaezoo.files import local_path
+from vaezoo.zoo import runs
 from vaezoo.zoo import weights as weights_lib
 from vaezoo.zoo.entries import ENTRY_FILE, ZooEntry, entry_from_file
 
@@ -58,7 +60,7 @@ def list_models(
             and trained in (None, _is_trained(entry))
         )
 
-    return [name for name in names if is_wanted(describe(name))]
+    return [name for name in names if is_wanted(find_entry(name))]
 
 
 def describe(name_or_folder: str | os.PathLike[str]) -> ZooEntry:
@@ -69,20 +71,35 @@ def describe(name_or_folder: str | os.PathLike[str]) -> ZooEntry:
             wrote.
 
     Returns:
-        A `ZooEntry`.
+        A `ZooEntry`. That of a run that has not ended has the history so far, and a
+        last note that says so and how to go on.
 
     Raises:
         ValueError: if there is no such entry (near names are suggested), or if its
             file is malformed (file and key are named).
     """
+    entry = find_entry(name_or_folder)
+    run = runs.of_entry(entry)
+    if run is None or run.unfinished is None:
+        return entry
+    if entry.weights is None:  # else its history is theirs
+        entry = run.entry
+    return entry.model_copy(update={"notes": [*entry.notes, run.unfinished]})
+
+
+def find_entry(name_or_folder):
+    """The entry of a model of the zoo or of a run folder, as its file has it.
+
+    Args and errors: as of `describe`.
+    """
     name = os.fspath(name_or_folder)
     known = list_models()
     if isinstance(name_or_folder, str) and name in known:
         return entry_from_file(CONFIG_FOLDER / f"{name}.yaml")
-    file = Path(name) / ENTRY_FILE
-    if file.is_file():
-        return entry_from_file(file)
-    if os.sep in name or Path(name).is_dir():
+    folder = local_path(name, name="name_or_folder")
+    if (folder / ENTRY_FILE).is_file():
+        return entry_from_file(folder / ENTRY_FILE)
+    if os.sep in name or folder.is_dir():
         raise ValueError(
             f"A run folder must hold {ENTRY_FILE}. Received: {name!r}, which does not. "
             "Give a folder that `vaezoo train` wrote, or a name of the zoo."
@@ -122,7 +139,7 @@ def load(
             if a weight file is corrupt or does not fit.
         OSError: if a weight file is not there and cannot be downloaded.
     """
-    entry = describe(name_or_folder)
+    entry = find_entry(name_or_folder)
     path = find_weights(name_or_folder if weights == "zoo" else weights)
 
     from vaezoo.zoo import recipes
@@ -148,14 +165,24 @@ def find_weights(source):
         ValueError: if the entry has no trained weights, or the file is corrupt.
         OSError: if it is not there and cannot be downloaded.
     """
-    if source is None or Path(source).is_file():
-        return source
-    if Path(source).suffix == ".h5":  # and no such file
+    if source is None:
+        return None
+    path = local_path(source, name="weights")
+    if path.is_file():
+        return path
+    if path.suffix == ".h5":  # and no such file
         raise FileNotFoundError(
             f"A weight file must exist. Received: {os.fspath(source)!r}. Check the "
             "path."
         )
-    entry = describe(source)
+    entry = find_entry(source)
+    run = runs.of_entry(entry)
+    if entry.weights is None and run is not None:
+        raise ValueError(
+            "A run must have ended to be loaded with its weights. Received: "
+            f"{os.fspath(source)!r}. {run.unfinished}\nOr build it untrained: "
+            f"vaezoo.load({os.fspath(source)!r}, weights=None)."
+        )
     if entry.weights is None:
         raise ValueError(
             "An entry must have trained weights to be loaded with them. Received: "

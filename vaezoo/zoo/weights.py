@@ -13,7 +13,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from vaezoo.files import atomic_path
+from vaezoo.files import atomic_path, local_path
 
 FORMAT = "vaezoo-1"
 
@@ -41,6 +41,7 @@ def write_weights(model, path, *, dtype="float32"):
     """
     import h5py
 
+    path = local_path(path)
     if dtype not in ("float16", "float32"):
         raise ValueError(
             f"`dtype` must be 'float16' or 'float32'. Received: dtype={dtype!r}."
@@ -58,7 +59,7 @@ def write_weights(model, path, *, dtype="float32"):
         file.attrs["format"] = FORMAT
         for name, array in arrays.items():
             file.create_dataset(name, data=array)
-    return Path(path)
+    return path
 
 
 def read_weights(model, path, *, partial=False):
@@ -195,7 +196,8 @@ def is_local(info, *, folder=None):
 
 def cache_folder():
     """The folder of downloaded weights: `VAEZOO_HOME`, or `~/.cache/vaezoo`."""
-    return Path(os.environ.get("VAEZOO_HOME") or "~/.cache/vaezoo").expanduser()
+    folder = os.environ.get("VAEZOO_HOME") or "~/.cache/vaezoo"
+    return local_path(folder, name="VAEZOO_HOME")
 
 
 def sha256(path):
@@ -208,7 +210,7 @@ def _arrays(path):
     """Arrays by name of a file of `write_weights`, or `None` of Keras's."""
     import h5py
 
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"A weight file must exist. Received: {str(path)!r}. Check the path."
