@@ -23,6 +23,8 @@ for _command in (
     zoo.describe,
     pictures.sample,
     pictures.reconstruct,
+    pictures.complete,
+    pictures.interpolate,
     evaluation.evaluate,
     training.train,
     training.install,

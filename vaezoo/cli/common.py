@@ -8,6 +8,9 @@ import warnings
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
+
+from vaezoo import plots, quiet
 
 COUNT = click.IntRange(min=1)
 
@@ -38,24 +41,39 @@ class Group(click.Group):
 
 
 def import_tensorflow():
-    """Import TensorFlow without its messages, unless the user has set their level."""
-    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    """Import TensorFlow without its messages, unless the user wants all of them."""
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    if "tensorflow" in sys.modules or "keras" in sys.modules:
+        quiet.import_tensorflow()
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    # Some are written before TensorFlow reads the level.
-    sys.stderr.flush()
-    stderr = os.dup(2)
+    # TensorFlow loads Keras if it is there, half of its own time; a kept program does
+    # without, and everything else loads it when it needs it.
+    sys.modules["keras"] = None  # type: ignore[assignment]
     try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        import tensorflow  # noqa: F401
+        quiet.import_tensorflow()
     finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+        del sys.modules["keras"]
+
+
+def open_programs(name):
+    """The `Programs` of a model with weights, and TensorFlow imported for them."""
+    from vaezoo.serving.programs import Programs
+
+    programs = Programs(name, announce=note)
+    programs.keep_compiled()
+    import_tensorflow()
+    return programs
+
+
+def note(text):
+    """Tell the user, on the error stream."""
+    click.echo(text, err=True)
 
 
 def check_writable(output):
-    """Refuse an output that cannot be written before anything slow happens."""
+    """Refuse a picture that cannot be written before anything slow happens."""
+    plots.picture_format(output)
     path = Path(output)
     if not path.parent.is_dir():
         raise FileNotFoundError(
@@ -68,9 +86,22 @@ def check_writable(output):
         )
 
 
-def dataset_options(dataset, model):
-    """What an image folder has to be read as, for the model."""
+def dataset_options(dataset, *, image_shape, levels):
+    """What an image folder has to be read as, for a model."""
     if not dataset.startswith("image_folder:"):
         return {}
-    *size, channels = model.image_shape
-    return {"size": size, "channels": channels, "levels": model.levels}
+    *size, channels = image_shape
+    return {"size": size, "channels": channels, "levels": levels}
+
+
+def _names_and_folders(ctx, param, incomplete):
+    """What NAME may be, for the shell."""
+    from vaezoo.zoo import registry
+
+    names = [name for name in registry.list_models() if name.startswith(incomplete)]
+    if names:
+        return [CompletionItem(name) for name in names]
+    return [CompletionItem(incomplete, type="dir")]
+
+
+name_argument = click.argument("name", shell_complete=_names_and_folders)

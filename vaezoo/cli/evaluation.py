@@ -1,14 +1,12 @@
 """Measuring a model: `evaluate`."""
 
-import sys
-
 import click
 
 from vaezoo.cli import common
 
 
 @click.command()
-@click.argument("name")
+@common.name_argument
 @click.option("--dataset", help="Another dataset than the entry's.")
 @click.option("--split", help="Another split than the entry's.")
 @click.option(
@@ -49,7 +47,9 @@ def evaluate(
     if write:
         _check_same_weights(entry, entries.entry_from_file(write), write)
     dataset, split = dataset or entry.dataset, split or entry.evaluation.split
-    options = common.dataset_options(dataset, model)
+    options = common.dataset_options(
+        dataset, image_shape=model.image_shape, levels=model.levels
+    )
     data = datasets.load_dataset(dataset, split, batch_size=batch_size, **options)
     count = datasets.info(dataset, **options).splits[split]
     count = min(count, images or count)
@@ -61,7 +61,7 @@ def evaluate(
         images=images,
         seed=seed,
         batch_size=batch_size,
-        verbose=1 if sys.stderr.isatty() else 2,
+        verbose=1,
     )
     click.echo(evaluation.table(model, results, num_importance_samples))
     if write:

@@ -8,7 +8,7 @@ from vaezoo.cli import common
 
 
 @click.command()
-@click.argument("name")
+@common.name_argument
 @click.argument("directory")
 @click.option(
     "--version", help="Default: the highest in DIRECTORY + 1.", type=common.COUNT

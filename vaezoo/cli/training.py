@@ -10,7 +10,7 @@ from vaezoo.cli import common
 
 
 @click.command()
-@click.argument("name")
+@common.name_argument
 @click.option("--out", required=True, help="Folder of the run.")
 @click.option("--dataset", help="Another dataset than the entry's.")
 @click.option("--epochs", help="Another number than the recipe's.", type=common.COUNT)

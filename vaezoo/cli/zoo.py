@@ -2,6 +2,8 @@
 
 import click
 
+from vaezoo.cli import common
+
 
 @click.command("list")
 @click.argument("pattern", default="*")
@@ -21,7 +23,7 @@ def list_command(pattern, dataset, trained):
 
 
 @click.command()
-@click.argument("name")
+@common.name_argument
 def describe(name):
     """Show the card of NAME: architecture, numbers, recipe, weights and notes."""
     from vaezoo.zoo import cards, registry

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from vaezoo.inference import Latent
     from vaezoo.zoo.entries import ZooEntry
 
-_SAMPLE_BUCKETS = (1, 4, 16, 64, 256)  # batch sizes that the scan is compiled for
 _OUTPUTS_PER_PASS = 2**25  # parameters of pixels (128 MiB) computed at once
 
 
@@ -164,18 +163,11 @@ class VAE(TrainedModel):
         return self._functions[key]
 
     def _in_batches(self, function, rows, *, buckets):
-        """Apply `function` to nests of rows `[n, ...]` in batches of a few sizes.
-
-        A batch is padded to the next bucket by repeating its last row, so that
-        compiled functions see few shapes; rows do not influence each other.
-        """
+        """Apply `function` to nests of rows `[n, ...]` in `sampling.padded_batches`."""
         rows = tf.nest.map_structure(tf.convert_to_tensor, rows)
         num_rows = tf.nest.flatten(rows)[0].shape[0]
         results = []
-        for start in range(0, num_rows, buckets[-1]):
-            size = min(buckets[-1], num_rows - start)
-            bucket = next(b for b in buckets if b >= size)
-            index = tf.minimum(tf.range(start, start + bucket), start + size - 1)
+        for index, size in sampling.padded_batches(num_rows, buckets):
             batch = tf.nest.map_structure(lambda x, i=index: tf.gather(x, i), rows)
             result = function(*batch)
             results.append(tf.nest.map_structure(lambda x, n=size: x[:n], result))
@@ -219,7 +211,7 @@ class VAE(TrainedModel):
         return self._in_batches(
             self._compiled(computations.sample, jit=jit),
             (seeds, temperatures),
-            buckets=_SAMPLE_BUCKETS,
+            buckets=sampling.BATCH_SIZES,
         )
 
     def _score(self, computation, images, seed, **options):
@@ -228,7 +220,7 @@ class VAE(TrainedModel):
         return self._in_batches(
             self._compiled(computation, **options),
             (images, seeds),
-            buckets=_SAMPLE_BUCKETS[:-1],
+            buckets=sampling.BATCH_SIZES[:-1],
         )
 
     def _images(self, images):
@@ -334,7 +326,7 @@ class VAE(TrainedModel):
         return self._in_batches(
             self._compiled(computations.decode, jit=jit),
             (values, seeds),
-            buckets=_SAMPLE_BUCKETS,
+            buckets=sampling.BATCH_SIZES,
         )
 
     def reconstruct(
@@ -388,7 +380,7 @@ class VAE(TrainedModel):
         return self._in_batches(
             self._compiled(computations.complete, num_rounds=num_rounds, jit=jit),
             (images, mask, seeds),
-            buckets=_SAMPLE_BUCKETS,
+            buckets=sampling.BATCH_SIZES,
         )
 
 
