@@ -10,12 +10,14 @@ def import_tensorflow():
     """Import TensorFlow and find its devices, in silence.
 
     Some lines are written before TensorFlow reads `TF_CPP_MIN_LOG_LEVEL`, so the error
-    stream is held back meanwhile. Later messages follow that variable, by default from
-    errors on. An import that fails shows what was held back.
+    stream is held back meanwhile; an import that fails shows what was written. Later
+    messages follow that variable. Unless it is set there are none: what TensorFlow
+    calls an error there is a processor without AVX-512, or a machine without a GPU, and
+    what fails is an exception besides.
     """
     if "tensorflow" in sys.modules:
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with held_back():
         import tensorflow as tf
 

@@ -234,7 +234,7 @@ def interpolate(name, num, steps, files, seed, batch_size, output):
     ]
     fractions = np.linspace(0, 1, steps)
     inputs = {
-        key: np.concatenate(_arcs(codes[0][key], codes[1][key], fractions))
+        key: np.concatenate(arcs(codes[0][key], codes[1][key], fractions))
         for key in programs.latent_shapes
     }
     inputs["seed"] = np.repeat(sampling.row_seeds(seed, num), steps)
@@ -251,7 +251,7 @@ def interpolate(name, num, steps, files, seed, batch_size, output):
     click.echo(f"Wrote {output}: a row a pair, an image at each end")
 
 
-def _arcs(first, last, fractions):
+def arcs(first, last, fractions):
     """Codes on the way, one array `[steps, ...]` for each row of `first` and `last`."""
     arcs = []
     for a, b in zip(first, last, strict=True):

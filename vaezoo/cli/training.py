@@ -69,7 +69,6 @@ from vaezoo.cli import common
 @click.option("--profile", is_flag=True, help="Say where ten steps' time went.")
 def train(name, local_workers, resume, profile, strategy, changes, **options):
     """Train NAME into a folder that `vaezoo.load` takes."""
-    from vaezoo.training.run import train as run_training
     from vaezoo.zoo import registry
 
     registry.describe(name)
@@ -87,7 +86,7 @@ def train(name, local_workers, resume, profile, strategy, changes, **options):
         strategies.launch(command, local_workers)
         return
     common.import_tensorflow()
-    from vaezoo.zoo import registry
+    from vaezoo.training.run import train as run_training
 
     model = run_training(
         name,
@@ -95,6 +94,8 @@ def train(name, local_workers, resume, profile, strategy, changes, **options):
         resume=resume,
         profile=profile,
         changes=_changes(changes),
+        # Elsewhere than on a terminal a line an epoch, without control characters.
+        verbose=1 if sys.stdout.isatty() else 2,
         **options,
     )
     if strategies.is_chief(model.distribute_strategy):
@@ -164,6 +165,7 @@ def reproduce(experiment, out, **options):
     if experiment not in experiments.list_experiments():
         experiments.reproduce(experiment, out=out)  # raises the error that says more
     common.import_tensorflow()
-    path = experiments.reproduce(experiment, out=out, **options)
+    verbose = 1 if sys.stdout.isatty() else 2
+    path = experiments.reproduce(experiment, out=out, verbose=verbose, **options)
     click.echo(path.read_text())
     click.echo(f"Wrote {path}")

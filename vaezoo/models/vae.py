@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import secrets
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -149,6 +150,12 @@ class VAE(TrainedModel):
         """The ELBO's terms, as `elbo_terms`, for rows seeded with 0."""
         seeds = sampling.fold_in(0, tf.range(tf.shape(images)[0], dtype=tf.int64))
         return computations.elbo_terms(self, images, seeds, training=training)[0]
+
+    def load_weights(self, *args, **kwargs):
+        """Keras's `load_weights`, of the optimizer's state too where training began."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            super().load_weights(*args, **kwargs)
 
     # The public methods.
 

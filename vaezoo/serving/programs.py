@@ -50,7 +50,7 @@ class Programs:
         self.entry = registry.describe(name_or_folder)
         self._weights = registry.find_weights(name_or_folder)
         self._announce = announce
-        self._folder = _writable(_folder_of(self.entry))
+        self._folder = _writable(folder_of(self.entry))
         self._sessions = {}
 
     @property
@@ -171,7 +171,7 @@ class Programs:
         return program if name in program.signature_def else None
 
     def _traced(self, name, size):
-        model = self._model
+        model, _ = self._model, self._description  # which is kept with the program
         start = time.process_time()
         program = _trace(model, name, size)
         if "images" in program.signature_def[name].outputs:  # a scan, for XLA
@@ -294,7 +294,7 @@ def _loaded(program, arrays):
     return run
 
 
-def _folder_of(entry):
+def folder_of(entry):
     """The folder of an entry's programs on this machine, by this version."""
     key = json.dumps(
         [

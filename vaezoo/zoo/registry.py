@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vaezoo import quiet
 from vaezoo.zoo import weights as weights_lib
 from vaezoo.zoo.entries import ENTRY_FILE, ZooEntry, entry_from_file
 
@@ -124,6 +125,7 @@ def load(
     entry = describe(name_or_folder)
     path = find_weights(name_or_folder if weights == "zoo" else weights)
 
+    quiet.import_tensorflow()
     from vaezoo.zoo import recipes
 
     model = build(entry, weights=path, image_shape=image_shape)
