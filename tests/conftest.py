@@ -26,3 +26,11 @@ def vaezoo_home(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("vaezoo_home")
     monkeypatch.setenv("VAEZOO_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    """A tiny trained model of digits in the form of a run folder."""
+    import runs
+
+    return runs.write_run(tmp_path_factory.mktemp("run"))

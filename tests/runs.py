@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import vaezoo
-from vaezoo.zoo import entries, registry
+from vaezoo.zoo import entries, registry, weights
 
 EPOCHS = 4
 STEPS = 6  # an epoch: 1,437 digits in batches of 256
@@ -43,6 +43,20 @@ def make_entry(*phases, arguments=None, **changes):
     content = entry.model_dump() | {"model": model} | recipes
     content |= {"weights": None, "measured": [], "status": "untrained", "history": []}
     return entries.ZooEntry.model_validate(content)
+
+
+def write_run(folder):
+    """Write what a run of the tiny entry leaves, without training; returns `folder`."""
+    entry = make_entry()
+    entries.write_entry(entry, folder / entries.ENTRY_FILE)
+    model = registry.load(folder, weights=None)
+    path = weights.write_weights(model, folder / "weights.h5")
+    info = entries.WeightsInfo(
+        file=path.name, bytes=path.stat().st_size, sha256=weights.sha256(path)
+    )
+    entry = entry.model_copy(update={"weights": info, "status": "partial"})
+    entries.write_entry(entry, folder / entries.ENTRY_FILE)
+    return folder
 
 
 def rows(out):

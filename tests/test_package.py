@@ -144,7 +144,11 @@ def wheel_of(clone):
 @pytest.mark.slow
 def test_a_wheel_holds_the_zoo(clone):
     names = zipfile.ZipFile(wheel_of(clone)).namelist()
-    for name in ("vaezoo/py.typed", "vaezoo/cli.py", "vaezoo/models/pixelvae.py"):
+    for name in (
+        "vaezoo/py.typed",
+        "vaezoo/cli/__init__.py",
+        "vaezoo/models/pixelvae.py",
+    ):
         assert name in names
     for folder in ("zoo_configs", "vaezoo/pretrained"):
         for path in (ROOT / folder).glob("*.[hy]*"):

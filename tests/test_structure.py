@@ -17,7 +17,7 @@ FOLDER = Path(vaezoo.__file__).parent
 # and of the levels before it.
 LEVELS = [
     ["vaezoo"],  # its version; its public names count as the modules they come from
-    ["checks", "files", "keras_backend", "typing", "units"],
+    ["checks", "files", "keras_backend", "quiet", "terminal", "typing", "units"],
     ["inference", "plots", "sampling", "strategies"],
     ["datasets", "zoo"],
     ["layers"],

@@ -45,6 +45,8 @@ _MODULES = {
     "row_seeds": "sampling",
     "train": "training.run",
 }
+# Those whose modules begin by importing it; the others do so when it is needed.
+_IMPORT_TENSORFLOW = ("evaluate", "export", "receptive_field", "train")
 
 
 if not TYPE_CHECKING:  # an editor is to see that a name is not there
@@ -52,6 +54,10 @@ if not TYPE_CHECKING:  # an editor is to see that a name is not there
     def __getattr__(name):
         if name not in _MODULES:
             raise AttributeError(f"module 'vaezoo' has no attribute {name!r}")
+        if name in _IMPORT_TENSORFLOW:
+            from vaezoo import quiet
+
+            quiet.import_tensorflow()
         value = getattr(importlib.import_module(f"vaezoo.{_MODULES[name]}"), name)
         globals()[name] = value
         return value

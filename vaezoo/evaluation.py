@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from vaezoo import checks, sampling, units
+from vaezoo import checks, sampling, terminal, units
 from vaezoo.models import batches
 from vaezoo.typing import Array
 
@@ -47,7 +47,7 @@ def evaluate(
         images: int. Number of images, from the first; `None` for all.
         seed: int. Image `i` is scored with `row_seeds(seed, n)[i]`.
         batch_size: int. Images scored at once.
-        verbose: 0 for silence; 1 for the expected time and a line of progress, with
+        verbose: 0 for silence; 1 for the expected time and lines of progress, with
             the running bound and its standard error; 2 for the expected time only;
             `"auto"` for 1 on a terminal and 0 elsewhere. All on the error stream.
 
@@ -73,18 +73,15 @@ def evaluate(
         verbose = 1 if sys.stderr.isatty() else 0
     if verbose:
         _announce(model, data, seeds, num_importance_samples, batch_size)
+    progress = terminal.Progress(len(data)) if verbose == 1 else None
     rows = {}
-    start = time.perf_counter()
     for first in range(0, len(data), batch_size):
         batch = slice(first, first + batch_size)
         part = _score(model, data[batch], seeds[batch], num_importance_samples)
         for name, values in part.items():
             rows.setdefault(name, []).append(values)
-        if verbose == 1:
-            done = min(first + batch_size, len(data))
-            _show(rows, done, len(data), time.perf_counter() - start)
-    if verbose == 1:
-        print(file=sys.stderr)
+        if progress:
+            progress.update(min(first + batch_size, len(data)), _running(rows))
     return _summary(model, {k: np.concatenate(v) for k, v in rows.items()})
 
 
@@ -185,25 +182,17 @@ def _announce(model, data, seeds, num_importance_samples, batch_size):
     _score(model, data[few], seeds[few], num_importance_samples)
     seconds = (time.perf_counter() - start) * len(data) / len(data[few])
     print(
-        f"About {_duration(seconds)} for {len(data):,} images, "
+        f"About {terminal.duration(seconds)} for {len(data):,} images, "
         f"measured on {len(data[few])}",
         file=sys.stderr,
     )
 
 
-def _duration(seconds):
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{math.ceil(seconds)} s"
-
-
-def _show(rows, done, total, seconds):
+def _running(rows):
+    """The bound of the images so far."""
     name = "log_likelihood" if "log_likelihood" in rows else "elbo"
     value, error = _mean(np.concatenate(rows[name]))
-    left = _duration(seconds * (total - done) / done)
-    text = f"{done:,}/{total:,} {name} {value:.3f} +- {error:.3f}, {left} left"
-    print(f"\r{text:<72}", end="", file=sys.stderr, flush=True)
+    return f"{name} {value:.3f} +- {error:.3f}"
 
 
 def _mean(values):

@@ -1,16 +1,16 @@
-"""Labelled grids of images and bars as PNG files, tables as Markdown."""
+"""Labelled grids of images and bars as PNG or JPEG files, tables as Markdown."""
 
 import math
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from vaezoo.files import atomic_path
 
 _MIN_SIDE = 64  # smaller images are enlarged by whole pixels to about this size
 _MARGIN = 6  # around text, in pixels
 _FONT_SCALE = 2
+_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 # Glyphs of 5x7 pixels for ASCII 32 to 126, a byte a column, the lowest bit on top.
 _FONT = bytes.fromhex(
     "0000000000 00005f0000 0007000700 147f147f14 242a7f2a12 2313086462 3649562050"
@@ -51,7 +51,7 @@ def image_grid(images, *, columns=None, levels=256, labels=None):
             "`images` must be uint8 [n, height, width, 1 or 3], n at least 1. "
             f"Received: shape={images.shape}."
         )
-    images = (images * (255 // (levels - 1))).astype(np.uint8)
+    images = to_bytes(images, levels)
     scale = max(1, round(_MIN_SIDE / max(images.shape[1:3])))
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     num, height, width, channels = images.shape
@@ -78,15 +78,45 @@ def image_grid(images, *, columns=None, levels=256, labels=None):
     return grid.astype(np.uint8)
 
 
-def save_png(path, image):
-    """Write a uint8 picture `[height, width, 1 or 3]` as PNG, whole or not at all.
+def to_bytes(images, levels):
+    """Images of `levels` levels as uint8 of 0 to 255, a copy."""
+    return (images * (255 // (levels - 1))).astype(np.uint8)
+
+
+def picture_format(path):
+    """What a picture is written as by its file's name: "png" or "jpeg".
 
     Raises:
+        ValueError: if the name ends otherwise.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ValueError(
+            f"A picture's file must end in {', '.join(_FORMATS)}. Received: "
+            f"{str(path)!r}. Give another name."
+        )
+    return _FORMATS[suffix]
+
+
+def save_picture(path, image):
+    """Write a picture as PNG or JPEG, by the file's name, whole or not at all.
+
+    Args:
+        path: the file.
+        image: uint8 `[height, width, 1 or 3]`.
+
+    Raises:
+        ValueError: as of `picture_format`.
         OSError: if the file cannot be written.
     """
-    data = tf.io.encode_png(image).numpy()
+    import tensorflow as tf
+
+    if picture_format(path) == "png":
+        data = tf.io.encode_png(image)
+    else:
+        data = tf.io.encode_jpeg(image, quality=95)
     with atomic_path(path) as temporary:
-        Path(temporary).write_bytes(data)
+        Path(temporary).write_bytes(data.numpy())
 
 
 def bars(values, *, labels, axis, length=320):

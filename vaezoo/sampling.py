@@ -16,6 +16,8 @@ import numpy.typing as npt
 from vaezoo import checks
 from vaezoo.typing import Seed
 
+BATCH_SIZES = (1, 4, 16, 64, 256)  # that a batch to draw is padded to
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _MASK = 2**64 - 1
@@ -59,6 +61,25 @@ def row_seeds(seed: Seed, n: int) -> npt.NDArray[np.int64]:
         return known
     seeds = [_signed(splitmix64(known + (row + 1) * _GOLDEN)) for row in range(n)]
     return np.array(seeds, np.int64)
+
+
+def padded_batches(num_rows, sizes=BATCH_SIZES):
+    """Cut rows into batches of a few sizes, so that compiled functions see few shapes.
+
+    A batch is padded to the next size by its last row: rows do not depend on others.
+
+    Args:
+        num_rows: int, at least 0.
+        sizes: ints, rising.
+
+    Yields:
+        The indices of a batch's rows, an int array of one of the sizes, and how many of
+        them, the first, are not padding.
+    """
+    for start in range(0, num_rows, sizes[-1]):
+        num = min(sizes[-1], num_rows - start)
+        size = next(size for size in sizes if size >= num)
+        yield np.minimum(np.arange(start, start + size), start + num - 1), num
 
 
 def fold_in(seeds, data):

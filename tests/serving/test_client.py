@@ -338,7 +338,7 @@ def test_the_command_line_asks_the_server(model, folder, tmp_path):
         result = CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 0, result.output
     images = model.sample(5, seed=3, jit=False)
-    plots.save_png(tmp_path / "expected.png", plots.image_grid(images, levels=2))
+    plots.save_picture(tmp_path / "expected.png", plots.image_grid(images, levels=2))
     assert output.read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 

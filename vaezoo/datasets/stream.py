@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vaezoo import checks
+from vaezoo import checks, quiet
 from vaezoo.datasets import definitions
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def load_dataset(
         DatasetNotFoundError: the files are not there and cannot be fetched, or are
             not the published ones.
     """
+    quiet.import_tensorflow()
     import tensorflow as tf
 
     num_steps, batch = _batches(

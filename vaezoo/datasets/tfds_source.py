@@ -18,10 +18,17 @@ class DatasetNotFoundError(FileNotFoundError):
 def builder(tfds_name: str):
     """Returns the TFDS builder of a name, those in `vaezoo.datasets.builders` too."""
     import tensorflow_datasets as tfds
+    from absl import logging
 
     from vaezoo.datasets import builders  # noqa: F401, registers ours
 
-    return tfds.builder(tfds_name)
+    # TFDS warns of each dataset that it has not prepared yet.
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        return tfds.builder(tfds_name)
+    finally:
+        logging.set_verbosity(before)
 
 
 def read(

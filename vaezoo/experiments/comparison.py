@@ -156,7 +156,7 @@ def write(out, title, text, header, rows, picture):
     Below the text stands where the figures come from.
     """
     name = _slug(title)
-    plots.save_png(Path(out) / f"{name}.png", picture)
+    plots.save_picture(Path(out) / f"{name}.png", picture)
     path = Path(out) / f"{name}.md"
     commit = provenance.commit()
     source = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import secrets
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from vaezoo.inference import Latent
     from vaezoo.zoo.entries import ZooEntry
 
-_SAMPLE_BUCKETS = (1, 4, 16, 64, 256)  # batch sizes that the scan is compiled for
 _OUTPUTS_PER_PASS = 2**25  # parameters of pixels (128 MiB) computed at once
 
 
@@ -152,6 +152,12 @@ class VAE(TrainedModel):
         seeds = sampling.fold_in(0, tf.range(tf.shape(images)[0], dtype=tf.int64))
         return computations.elbo_terms(self, images, seeds, training=training)[0]
 
+    def load_weights(self, *args, **kwargs):
+        """Keras's `load_weights`, of the optimizer's state too where training began."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            super().load_weights(*args, **kwargs)
+
     # The public methods.
 
     def _compiled(self, computation, **options):
@@ -165,18 +171,11 @@ class VAE(TrainedModel):
         return self._functions[key]
 
     def _in_batches(self, function, rows, *, buckets):
-        """Apply `function` to nests of rows `[n, ...]` in batches of a few sizes.
-
-        A batch is padded to the next bucket by repeating its last row, so that
-        compiled functions see few shapes; rows do not influence each other.
-        """
+        """Apply `function` to nests of rows `[n, ...]` in `sampling.padded_batches`."""
         rows = tf.nest.map_structure(tf.convert_to_tensor, rows)
         num_rows = tf.nest.flatten(rows)[0].shape[0]
         results = []
-        for start in range(0, num_rows, buckets[-1]):
-            size = min(buckets[-1], num_rows - start)
-            bucket = next(b for b in buckets if b >= size)
-            index = tf.minimum(tf.range(start, start + bucket), start + size - 1)
+        for index, size in sampling.padded_batches(num_rows, buckets):
             batch = tf.nest.map_structure(lambda x, i=index: tf.gather(x, i), rows)
             result = function(*batch)
             results.append(tf.nest.map_structure(lambda x, n=size: x[:n], result))
@@ -220,7 +219,7 @@ class VAE(TrainedModel):
         return self._in_batches(
             self._compiled(computations.sample, jit=jit),
             (seeds, temperatures),
-            buckets=_SAMPLE_BUCKETS,
+            buckets=sampling.BATCH_SIZES,
         )
 
     def _score(self, computation, images, seed, **options):
@@ -229,7 +228,7 @@ class VAE(TrainedModel):
         return self._in_batches(
             self._compiled(computation, **options),
             (images, seeds),
-            buckets=_SAMPLE_BUCKETS[:-1],
+            buckets=sampling.BATCH_SIZES[:-1],
         )
 
     def _images(self, images):
@@ -335,7 +334,7 @@ class VAE(TrainedModel):
         return self._in_batches(
             self._compiled(computations.decode, jit=jit),
             (values, seeds),
-            buckets=_SAMPLE_BUCKETS,
+            buckets=sampling.BATCH_SIZES,
         )
 
     def reconstruct(
@@ -390,7 +389,7 @@ class VAE(TrainedModel):
         return self._in_batches(
             self._compiled(computations.complete, num_rounds=num_rounds, jit=jit),
             (images, mask, seeds),
-            buckets=_SAMPLE_BUCKETS,
+            buckets=sampling.BATCH_SIZES,
         )
 
 

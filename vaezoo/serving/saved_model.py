@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 import vaezoo
-from vaezoo import checks, units
+from vaezoo import checks
 from vaezoo.files import local_path
 from vaezoo.models import computations
+from vaezoo.serving import signatures as signatures_lib
 from vaezoo.zoo import entries, provenance, registry
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ WARMUP_FILE = "tf_serving_warmup_requests"
 
 # Sizes that a server which merges requests pads to; those of export/batching.config.
 BATCH_SIZES = (1, 4, 16, 64)
-_NUM_ROUNDS = 10  # of `complete`
 
 
 def export(
@@ -95,7 +95,11 @@ def export(
         "num_importance_samples", num_importance_samples
     )
     max_batch_size = checks.integer("max_batch_size", max_batch_size)
-    functions = _signature_functions(model, num_importance_samples, jit)
+    functions = signatures_lib.functions(
+        model,
+        num_importance_samples=num_importance_samples,
+        jit=jit,
+    )
     names = _selected(signatures, functions)
     with _version_folder(directory) as (folder, final):
         exported = tf.Module()
@@ -132,7 +136,7 @@ def export(
             "num_importance_samples": (
                 num_importance_samples if model.latent_shapes else None
             ),
-            "num_rounds": _NUM_ROUNDS if model.latent_shapes else None,
+            "num_rounds": signatures_lib.NUM_ROUNDS if model.latent_shapes else None,
             "max_batch_size": max_batch_size,
             "jit": jit,
             "signatures": {name: _described(f) for name, f in concrete.items()},
@@ -163,57 +167,6 @@ def next_version(directory):
     folder = local_path(directory, name="directory")
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return max((int(name) for name in names if name.isdigit()), default=0) + 1
-
-
-def _signature_functions(model, num_importance_samples, jit):
-    """Name of a signature -> (input specs, function of such inputs to outputs)."""
-    seed = {"seed": tf.TensorSpec([None], tf.int64)}
-    images = {"images": tf.TensorSpec([None, *model.image_shape], tf.uint8)}
-    size = model.image_shape[:2]
-    mask = {"mask": tf.TensorSpec([None, *size, 1], tf.uint8)}
-    latents = {
-        name: tf.TensorSpec([None, *shape], tf.float32)
-        for name, shape in model.latent_shapes.items()
-    }
-
-    def sample(seed, temperature):
-        return {"images": computations.sample(model, seed, temperature, jit=jit)}
-
-    def complete(images, mask, seed):
-        filled = computations.complete(
-            model, images, mask, seed, num_rounds=_NUM_ROUNDS, jit=jit
-        )
-        return {"images": filled}
-
-    def reconstruct(images, seed):
-        return {"images": computations.reconstruct(model, images, seed, jit=jit)}
-
-    def decode(seed, **values):
-        return {"images": computations.decode(model, values, seed, jit=jit)}
-
-    def encode(images, seed):
-        return computations.encode(model, images, seed)
-
-    def log_likelihood(images, seed):
-        nats = computations.log_likelihood(
-            model, images, seed, num_importance_samples=num_importance_samples
-        )
-        bits = units.bits_per_dim(nats, model.num_dims)
-        return {"log_likelihood": nats, "bits_per_dim": bits}
-
-    temperature = {"temperature": tf.TensorSpec([None], tf.float32)}
-    functions = {
-        "sample": (seed | temperature, sample),
-        "log_likelihood": (images | seed, log_likelihood),
-        "encode": (images | seed, encode),
-        "decode": (latents | seed, decode),
-        "reconstruct": (images | seed, reconstruct),
-        "complete": (images | mask | seed, complete),
-    }
-    if not latents:
-        for name in ("encode", "decode", "reconstruct"):
-            del functions[name]
-    return functions
 
 
 def _traced(model, name, specs, function, max_batch_size):
@@ -318,7 +271,7 @@ def _write_warmup_requests(model, path, names, *, model_name, sizes):
             stacklevel=3,
         )
         return
-    functions = _signature_functions(model, 1, jit=False)
+    functions = signatures_lib.functions(model)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for name, size in itertools.product(names, sizes):
             specs, _ = functions[name]

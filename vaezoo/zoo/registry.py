@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vaezoo import quiet
 from vaezoo.files import local_path
 from vaezoo.zoo import runs
 from vaezoo.zoo import weights as weights_lib
@@ -142,6 +143,7 @@ def load(
     entry = find_entry(name_or_folder)
     path = find_weights(name_or_folder if weights == "zoo" else weights)
 
+    quiet.import_tensorflow()
     from vaezoo.zoo import recipes
 
     model = build(entry, weights=path, image_shape=image_shape)

@@ -53,7 +53,7 @@ def write_weights(model, path, *, dtype="float32"):
         )
     arrays = {
         name: _stored(_value(variable), dtype)
-        for name, variable in _variables(model).items()
+        for name, variable in variables_by_name(model).items()
     }
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["format"] = FORMAT
@@ -80,11 +80,11 @@ def read_weights(model, path, *, partial=False):
             (every missing, unexpected or mis-shaped variable is named).
     """
     path = Path(path)
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     if arrays is None:
         return _read_keras(model, path, partial)
 
-    variables = _variables(model)
+    variables = variables_by_name(model)
     misfits = [f"{name}: unexpected" for name in arrays if name not in variables]
     left = []
     for name, variable in variables.items():
@@ -109,6 +109,71 @@ def read_weights(model, path, *, partial=False):
     return left
 
 
+def read_arrays(path):
+    """The arrays of a file of `write_weights`, as it stores them.
+
+    Args:
+        path: the file.
+
+    Returns:
+        dict of a variable's name to its array; `None` for one of Keras's.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a whole weight file.
+    """
+    import h5py
+
+    path = local_path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"A weight file must exist. Received: {str(path)!r}. Check the path."
+        )
+    if zipfile.is_zipfile(path):
+        return None
+    arrays = {}
+
+    def read(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                return None
+            file.visititems(read)
+    except OSError as error:
+        raise ValueError(
+            "A weight file must be whole HDF5; this one is corrupt or truncated. "
+            f"Received: {str(path)!r} ({error}). Get or write the file again."
+        ) from error
+    return arrays
+
+
+def variables_by_name(model):
+    """A model's variables by the names that files of weights give them.
+
+    Args:
+        model: a built `keras.Model`.
+
+    Returns:
+        dict of a variable's path, without the model's own name, to the variable.
+
+    Raises:
+        ValueError: if two have one path.
+    """
+    variables = {}
+    for variable in model.weights:
+        name = variable.path.removeprefix(f"{model.name}/")
+        if name in variables:
+            raise ValueError(
+                "Each variable of a model must have a path of its own. Received: "
+                f"{name!r} twice, in {model.name!r}. Name the layers."
+            )
+        variables[name] = variable
+    return variables
+
+
 def holds(path, model):
     """Whether a file of `write_weights` holds a model's weights, value for value.
 
@@ -122,7 +187,7 @@ def holds(path, model):
     """
     import numpy as np
 
-    arrays, variables = _arrays(path), _variables(model)
+    arrays, variables = read_arrays(path), variables_by_name(model)
     if arrays is None or arrays.keys() != variables.keys():
         return False
     return all(
@@ -206,36 +271,6 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _arrays(path):
-    """Arrays by name of a file of `write_weights`, or `None` of Keras's."""
-    import h5py
-
-    path = local_path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"A weight file must exist. Received: {str(path)!r}. Check the path."
-        )
-    if zipfile.is_zipfile(path):
-        return None
-    arrays = {}
-
-    def read(name, item):
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = item[()]
-
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT:
-                return None
-            file.visititems(read)
-    except OSError as error:
-        raise ValueError(
-            "A weight file must be whole HDF5; this one is corrupt or truncated. "
-            f"Received: {str(path)!r} ({error}). Get or write the file again."
-        ) from error
-    return arrays
-
-
 def _value(variable):
     import tensorflow as tf
 
@@ -251,20 +286,6 @@ def _stored(array, dtype):
         stored = array.astype(dtype)
     overflows = np.any(np.isfinite(array) & ~np.isfinite(stored))
     return array if overflows else stored
-
-
-def _variables(model):
-    """A model's weights by path, without the model's own name."""
-    variables = {}
-    for variable in model.weights:
-        name = variable.path.removeprefix(f"{model.name}/")
-        if name in variables:
-            raise ValueError(
-                "Each variable of a model must have a path of its own. Received: "
-                f"{name!r} twice, in {model.name!r}. Name the layers."
-            )
-        variables[name] = variable
-    return variables
 
 
 def _read_keras(model, path, partial):
