@@ -339,7 +339,7 @@ def _inspected(path):
     return _inspected_once(path, status.st_size, status.st_mtime_ns)
 
 
-@functools.cache  # a run opens its folder several times
+@functools.cache
 def _inspected_once(path, size, modified):
     try:
         return image_files.inspect(path)
@@ -403,8 +403,12 @@ def _warn(root, files, broken, outside, narrow):
             f"pictures: {_named(root, [*narrow])}"
         )
     if parts:
-        # One place, whatever called, so that Python shows it once.
-        warnings.warn(f"Image folder {str(root)!r}: {'; '.join(parts)}.", stacklevel=1)
+        _warn_once(f"Image folder {str(root)!r}: {'; '.join(parts)}.")
+
+
+@functools.cache  # a run opens its folder several times
+def _warn_once(text):
+    warnings.warn(text, stacklevel=1)
 
 
 def _is_image_of_another_kind(path):
