@@ -62,8 +62,8 @@ class ImageFolder:
 
         Folders named `train`, `validation` and `test` (or `training`, `val`, `valid`,
         `dev`, `testing`, `eval`, `Test`, `val2017`, `test_images` and the like)
-        directly in `folder` are its splits; without any of them, all files are `train`. Links to folders are
-        followed; what begins with a dot is left out.
+        directly in `folder` are its splits; without any of them, all files are `train`.
+        Links to folders are followed; what begins with a dot is left out.
 
         Every file is decoded here, so that none stops a training that has begun: some
         milliseconds a photograph, once in a process. What is left out is counted in one

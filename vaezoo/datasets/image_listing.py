@@ -30,8 +30,8 @@ _MADE_BY_SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 def walk(folder, ancestors=()):
     """The files below a folder, in the order of their names.
 
-    Links are followed, but not round in a circle; what is hidden, or made by systems for
-    themselves, is left out.
+    Links are followed, but not round in a circle; what is hidden, or made by systems
+    for themselves, is left out.
 
     Args:
         folder: path.
