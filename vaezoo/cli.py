@@ -12,6 +12,7 @@ import click
 
 import vaezoo
 from vaezoo import strategies
+from vaezoo.files import local_path
 
 
 @contextlib.contextmanager
@@ -98,7 +99,7 @@ def describe(name):
 
 def _writable_target(output):
     """Refuse an output that cannot be written before anything slow happens."""
-    path = Path(output)
+    path = local_path(output, name="output")
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"The output's folder must be there. Received: {output!r}. Create it first."
@@ -442,9 +443,7 @@ def export(
 
     model = registry.load(name)
     if version is None:
-        folder = Path(directory)
-        there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        version = max((int(n) for n in there if n.isdigit()), default=0) + 1
+        version = saved_model.next_version(directory)
     path = saved_model.export(
         model,
         Path(directory) / str(version),
