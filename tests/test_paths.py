@@ -1,12 +1,15 @@
 """Every path that the library takes: `~` is the home folder, a URL is refused."""
 
+import re
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import tiny
 import vaezoo
 from runs import make_entry
-from vaezoo import experiments, plots
+from vaezoo import cli, experiments, plots
 from vaezoo.serving import saved_model
 from vaezoo.training import run as training
 from vaezoo.zoo import entries, install, weights
@@ -53,6 +56,25 @@ TAKES_A_PATH = {
 }
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("describe", URL),
+        ("sample", "pixelvae_digits", "--output", f"{URL}.png"),
+        ("reconstruct", "pixelvae_digits", f"--output={URL}.png"),
+        ("evaluate", URL),
+        ("train", "pixelvae_digits", "--out", URL),
+        ("install", URL),
+        ("export", "pixelvae_digits", URL),
+        ("reproduce", "fame/kl", "--out", URL),
+    ],
+)
+def test_a_url_is_refused_on_the_command_line(arguments, home):
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 1
+    assert re.fullmatch("Error: .*which is a URL.*\n", result.output)
+
+
 @pytest.mark.parametrize("name", TAKES_A_PATH)
 def test_a_url_is_refused(name, model, home):
     with pytest.raises(ValueError, match="which is a URL. Mount the bucket"):
@@ -75,7 +97,7 @@ def test_tilde_is_the_home_folder(model, home):
     (home / "run").mkdir()
     entries.write_entry(make_entry(), "~/run/entry.yaml")
     assert vaezoo.describe("~/run").path == home / "run" / "entry.yaml"
-    with pytest.raises(ValueError, match="run must have ended"):
+    with pytest.raises(ValueError, match="must have trained weights"):
         vaezoo.load("~/run")
     (home / "run" / "weights.h5").touch()
     with pytest.raises(FileExistsError, match="which has a run"):

@@ -119,27 +119,21 @@ def held(folder):
 def holder(folder):
     """Who holds a folder, in words: "process 7 on 'host' since ...", or `None`.
 
-    It is what the holder wrote; one of this machine that has died counts as none.
+    It is what the holder wrote, if the system still keeps the folder for it.
     """
+    import filelock
+
     try:
         text = (Path(folder) / _HOLDER_FILE).read_text(encoding="utf-8")
         who = json.loads(text)
         pid, host, since = int(who["pid"]), str(who["host"]), str(who["since"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if host == socket.gethostname() and not _is_alive(pid):
-        return None
-    return f"process {pid} on {host!r} since {since}"
-
-
-def _is_alive(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # of another user
-        pass
-    return True
+        with filelock.FileLock(Path(folder) / _LOCK_FILE, timeout=0):
+            return None
+    except OSError:  # held, or not ours to ask
+        return f"process {pid} on {host!r} since {since}"
 
 
 @contextlib.contextmanager

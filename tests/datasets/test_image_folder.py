@@ -81,6 +81,7 @@ def test_it_is_sorted_and_exact(tmp_path):
         ("Train", "Validation", "TEST"),
         ("train2017", "val2017", "test_images"),
         ("images_train", "dev", "test-set"),
+        ("trainval", "val set", "eval"),
     ],
 )
 def test_splits_have_many_names(tmp_path, train, validation, test):

@@ -8,34 +8,19 @@ import mimetypes
 import os
 import pathlib
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from vaezoo import checks
-from vaezoo.datasets import image_files
+from vaezoo.datasets import image_files, image_listing
 from vaezoo.files import local_path
 
 _BACKGROUNDS = {"white": 255, "black": 0}
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
-# `Test`, `val2017` and `train_images` too; but `bullet_train` holds trains.
-_KINDS = "images?|imgs?|pictures?|photos?|files?|data|set|split"
-_SPLIT_NAME = re.compile(
-    rf"(?:(?:{_KINDS})[\W_]*)?({'|'.join(_SPLITS)})[\W\d_]*(?:{_KINDS})?[\W\d_]*",
-    re.IGNORECASE,
-)
-_MADE_BY_SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that files of 16 are found to hold
+_MANY = 10_000  # files that it takes seconds to look into
 _NUM_NAMED = 3  # files that a message names
 
 
@@ -76,9 +61,9 @@ class ImageFolder:
         """Lists a folder's image files, those in folders within it included.
 
         Folders named `train`, `validation` and `test` (or `training`, `val`, `valid`,
-        `dev`, `testing`, `Test`, `val2017`, `test_images`) directly in `folder` are its
-        splits; without any of them, all files are `train`. Links to folders are
-        followed; what begins with a dot is left out.
+        `dev`, `testing`, `eval`, `Test`, `val2017`, `test_images` and the like)
+        directly in `folder` are its splits; without any of them, all files are `train`.
+        Links to folders are followed; what begins with a dot is left out.
 
         Every file is decoded here, so that none stops a training that has begun: some
         milliseconds a photograph, once in a process. What is left out is counted in one
@@ -117,9 +102,9 @@ class ImageFolder:
                 f"which is {'a file' if root.exists() else 'not there'}."
             )
 
-        files = list(_walk(root))
+        files = list(image_listing.walk(root))
         found = [p for p in files if p.suffix.lower() in image_files.SUFFIXES]
-        splits, outside = _by_split(root, found)
+        splits, outside = image_listing.by_split(root, found)
         infos, broken = _inspect([path for paths in splits.values() for path in paths])
         if broken and unreadable == "refuse":
             raise ValueError(
@@ -257,78 +242,25 @@ class FolderImages:
         return tf.numpy_function(decode, [indices], tf.uint8, stateful=False)
 
 
-# Which files there are.
-
-
-def _walk(folder, ancestors=()):
-    """The files below a folder, links followed, in the order of their names."""
-    status = os.stat(folder)
-    here = status.st_dev, status.st_ino
-    if here in ancestors:  # a link to a folder that it is in
-        return
-    with os.scandir(folder) as items:
-        items = sorted(items, key=lambda item: item.name)
-    for item in items:
-        if item.name.startswith(".") or item.name in _MADE_BY_SYSTEMS:
-            continue
-        if item.is_dir():
-            yield from _walk(item.path, (*ancestors, here))
-        elif item.is_file() or item.is_symlink():  # a dead link cannot be read
-            yield pathlib.Path(item.path)
-
-
-def _split_of(name):
-    found = _SPLIT_NAME.fullmatch(name)
-    return found and _SPLITS[found[1].lower()]
-
-
-def _by_split(root, paths):
-    """Files by split, and those that are outside of the folders of the splits."""
-    folders = {}
-    for item in sorted(root.iterdir()):
-        split = _split_of(item.name) if item.is_dir() else None
-        if split in folders:
-            raise ValueError(
-                "An image folder must have one folder a split. Received: "
-                f"{folders[split].name!r} and {item.name!r} in PATH={str(root)!r}, "
-                f"both {split}. Put the files of one into the other, or elsewhere."
-            )
-        if split is not None:
-            folders[split] = item
-    if not folders:
-        _refuse_deeper_splits(root, paths)
-        return {"train": sorted(paths)}, []
-    order = dict.fromkeys(_SPLITS.values())
-    splits = {split: [] for split in order if split in folders}
-    outside = []
-    for path in sorted(paths):
-        top = root / path.relative_to(root).parts[0]
-        split = next((s for s, folder in folders.items() if folder == top), None)
-        (outside if split is None else splits[split]).append(path)
-    return splits, outside
-
-
-def _refuse_deeper_splits(root, paths):
-    """Images to be tested on would be trained on."""
-    for path in paths:
-        for parent in path.relative_to(root).parents:
-            if _split_of(parent.name) not in (None, "train"):
-                raise ValueError(
-                    "The folders of an image folder's splits must be directly in it. "
-                    f"Received: {str(parent)!r} in PATH={str(root)!r}. Give the folder "
-                    f"that it is in: image_folder:{root / parent.parent}."
-                )
-
-
 # What is in them.
 
 
 def _inspect(paths):
     """What each file holds, and why others cannot be read: dicts by path."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    _say_once(len(paths))
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    try:
         results = dict(zip(paths, pool.map(_inspected, paths), strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)  # those left by Ctrl-C
     infos = {p: r for p, r in results.items() if not isinstance(r, str)}
     return infos, {p: r for p, r in results.items() if isinstance(r, str)}
+
+
+@functools.cache
+def _say_once(num_files):
+    if num_files >= _MANY:
+        print(f"Looking into {num_files:,} image files ...", file=sys.stderr)
 
 
 def _inspected(path):
@@ -339,7 +271,7 @@ def _inspected(path):
     return _inspected_once(path, status.st_size, status.st_mtime_ns)
 
 
-@functools.cache  # a run opens its folder several times
+@functools.cache
 def _inspected_once(path, size, modified):
     try:
         return image_files.inspect(path)
@@ -403,8 +335,12 @@ def _warn(root, files, broken, outside, narrow):
             f"pictures: {_named(root, [*narrow])}"
         )
     if parts:
-        # One place, whatever called, so that Python shows it once.
-        warnings.warn(f"Image folder {str(root)!r}: {'; '.join(parts)}.", stacklevel=1)
+        _warn_once(f"Image folder {str(root)!r}: {'; '.join(parts)}.")
+
+
+@functools.cache  # a run opens its folder several times
+def _warn_once(text):
+    warnings.warn(text, stacklevel=1)
 
 
 def _is_image_of_another_kind(path):

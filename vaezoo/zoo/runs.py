@@ -66,13 +66,17 @@ def of_entry(entry):
         entry: a `ZooEntry`.
 
     Returns:
-        A `Run`, or `None` for an entry that was not read from the folder of one.
+        A `Run`, or `None` for an entry that was not read from the folder of one: what
+        was only written there by hand, or by an export, has no history or no weights.
     """
     if entry.path is None or entry.path.name != ENTRY_FILE:
         return None
     folder = entry.path.parent
     steps, saved = _newest(folder / CHECKPOINT_FOLDER)
     has_ended = entry.weights is not None
+    has_file = (folder / WEIGHTS_FILE).is_file()
+    if saved is None and not (entry.history and has_ended == has_file):
+        return None
     if saved is not None and _steps_recorded(saved) > _steps_recorded(entry):
         has_ended = False  # or once, and was continued
         update = {"history": saved.history, "training": saved.training}
@@ -98,6 +102,8 @@ def how_to_continue(history):
         history: list of the run's `TrainingRecord`.
     """
     command = history[-1].command if history else ""
+    if command.startswith("vaezoo reproduce "):
+        return f"Continue it: {command}"
     if not command.startswith("vaezoo train "):
         return "Continue it: call vaezoo.train with the same arguments and resume=True."
     if "--resume" not in command.split():
