@@ -271,6 +271,21 @@ def find(name: str, **options) -> Definition:
     return named[name]
 
 
+def check_split(info: DatasetInfo, split: str) -> None:
+    """Refuses a split that a dataset does not have; `train+validation` is both.
+
+    Raises:
+        ValueError: the dataset has no such split; the message lists those it has.
+    """
+    parts = str(split).split("+")
+    missing = [part for part in parts if part not in info.splits]
+    if missing or len(set(parts)) < len(parts):
+        raise ValueError(
+            f"The dataset {info.name!r} has no such split. Received: "
+            f"split={split!r}. It has: {', '.join(info.splits)}."
+        )
+
+
 def read(definition: Definition, split: str) -> Images:
     """Returns the stored images of one split; those of a named dataset stay cached.
 
@@ -279,15 +294,10 @@ def read(definition: Definition, split: str) -> Images:
     Raises:
         ValueError: the dataset has no such split; the message lists those it has.
     """
-    splits = definition.info.splits
-    parts = str(split).split("+")
-    if len(parts) > 1 and len(set(parts)) == len(parts):
+    check_split(definition.info, split)
+    parts = split.split("+")
+    if len(parts) > 1:
         return ConcatenatedImages([read(definition, part) for part in parts])
-    if split not in splits:
-        raise ValueError(
-            f"The dataset {definition.info.name!r} has no such split. Received: "
-            f"split={split!r}. It has: {', '.join(splits)}."
-        )
     if definition.info.name in _by_name():
         return _read_named(definition.info.name, split)
     return definition.read(split)

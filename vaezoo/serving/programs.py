@@ -49,6 +49,7 @@ class Programs:
     def __init__(self, name_or_folder, *, announce=lambda text: None):
         self.entry = registry.describe(name_or_folder)
         self._weights = registry.find_weights(name_or_folder)
+        registry.warn_of_status(self.entry)
         self._announce = announce
         self._folder = _writable(folder_of(self.entry))
         self._sessions = {}

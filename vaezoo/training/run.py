@@ -8,8 +8,9 @@ import dataclasses
 import datetime
 import os
 import re
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +41,7 @@ def train(
     *,
     out: str | os.PathLike[str],
     dataset: str | None = None,
+    image_shape: Sequence[int] | None = None,
     epochs: int | None = None,
     max_steps: int | None = None,
     init: str | os.PathLike[str] = "none",
@@ -73,6 +75,8 @@ def train(
         out: the run folder; made if it is not there.
         dataset: None for the entry's; else the name of another. The model takes its
             image shape, or, for `image_folder:PATH`, the images take the model's.
+        image_shape: `(height, width, channels)` of the model; None for the dataset's or
+            the entry's.
         epochs: None for the recipe's; not for a recipe of several phases.
         max_steps: int, after which the run ends if its epochs have not; a learning rate
             that falls until the end reaches it there. Otherwise as `epochs`.
@@ -141,7 +145,8 @@ def train(
         precision=precision,
     )
     dataset = dataset or entry.dataset
-    shape = _image_shape(entry, dataset)
+    shape = image_shape and list(checks.image_shape(image_shape))
+    shape = shape or _image_shape(entry, dataset)
 
     keep_freed_memory()
     keras.utils.set_random_seed(recipes[0].seed)
@@ -151,6 +156,8 @@ def train(
 
     with _lost_workers_named(strategy):
         data = phases.Data(dataset, model)
+        if is_chief and verbose:
+            _say_what_differs(entry, dataset, model, data)
         saved = None
         if resume and is_chief:
             saved = checkpoints.newest(out / _CHECKPOINTS)
@@ -327,6 +334,17 @@ def _image_shape(entry, dataset):
     if dataset == entry.dataset or dataset.startswith("image_folder:"):
         return None
     return list(datasets.info(dataset).image_shape)
+
+
+def _say_what_differs(entry, dataset, model, data):
+    """Tell of another size of images than the entry's, and of another dataset's."""
+    size = "x".join(map(str, model.image_shape))
+    usual = entry.model.arguments.get("image_shape", model.image_shape)
+    if dataset != entry.dataset or tuple(usual) != model.image_shape:
+        print(
+            f"{entry.name} for {size} images of {dataset}: {data.info.protocol}",
+            file=sys.stderr,
+        )
 
 
 def _run_entry(entry, recipes, dataset, shape, start, out):
