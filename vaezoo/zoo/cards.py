@@ -9,8 +9,9 @@ import re
 import sys
 from pathlib import Path
 
-from vaezoo import units
+from vaezoo import datasets, units
 from vaezoo.zoo import registry
+from vaezoo.zoo.entries import STATUSES
 
 ROOT = Path(__file__).parents[2]
 BEGIN = "<!-- zoo:begin -->"
@@ -67,7 +68,7 @@ def card(entry):
     parts = [
         f"# {entry.name}",
         f"`{entry.model.class_name}({arguments})`, on `{entry.dataset}`. "
-        f"Status: {entry.status}.",
+        f"Status: {entry.status}, {STATUSES[entry.status]}.",
         "```python\nimport vaezoo\n\n"
         f'model = vaezoo.load("{entry.name}"{"" if weights else ", weights=None"})\n'
         "```",
@@ -89,6 +90,7 @@ def card(entry):
             f"## Weights\n\n{place}, {info.bytes / 1e6:.2f} MB, SHA-256 `{info.sha256}`"
             f"\n\n{_history(entry)}"
         )
+    parts.append(f"## Origin and licence\n\n{_origin(entry)}")
     if entry.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in entry.notes))
     return "\n\n".join(parts) + "\n"
@@ -290,6 +292,19 @@ def _history(entry):
         "Made by\n\n```\n" + "\n".join(commands) + "\n```\n\n"
         f"{made}.{unrecorded}\n\n" + "\n".join(lines)
     )
+
+
+def _origin(entry):
+    """Whose the weights and the images are, and under which licence."""
+    weights = ""
+    if entry.weights:
+        weights = (
+            "The weights were trained for vaezoo from these images alone, and have the "
+            "licence of its code, Apache-2.0. "
+        )
+    if entry.dataset.startswith("image_folder:"):
+        return f"{weights}Images: files of the user's."
+    return f"{weights}Images: {datasets.info(entry.dataset).origin}"
 
 
 def _curve(points):

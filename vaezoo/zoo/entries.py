@@ -19,7 +19,7 @@ from vaezoo.zoo.recipes import Recipe, Schema, Training, explain
 ENTRY_FILE = "entry.yaml"
 STATUSES = {
     "reproduced": "within its error of the paper's bound, or better",
-    "partial": "trained here to less than the paper's bound; it draws and scores well",
+    "partial": "trained here for less than it could be; it draws and scores well",
     "begun": "trained for a short time: to start from, not to judge the model by",
     "untrained": "no weights here: to build and train",
 }
