@@ -78,7 +78,7 @@ class Programs:
         if self._folder is None or "persistent_cache" in flags:
             return
         os.environ["TF_XLA_FLAGS"] = (
-            f"{flags} --tf_xla_persistent_cache_directory={self._folder} "
+            f"{flags} --tf_xla_persistent_cache_directory='{self._folder}' "
             f"--tf_xla_persistent_cache_prefix={_XLA_PREFIX} "
             "--tf_xla_persistent_cache_device_types=CPU"
         ).strip()
