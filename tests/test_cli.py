@@ -56,6 +56,8 @@ def test_list_and_describe():
     assert "pixelvae_mnist_static" in result.output
     assert "gated_pixelcnn" not in result.output
     assert "No model matches" in run("list", "nothing*").output
+    parts = run("list", "cnn_mnist").output.split()
+    assert "gated_pixelcnn_mnist_static" in parts and "pixelvae_digits" not in parts
     card = run("describe", "pixelvae_mnist_static")
     assert card.exit_code == 0 and "1611.05013" in card.output
 

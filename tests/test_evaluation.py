@@ -62,7 +62,7 @@ def test_time_and_estimate_are_shown(model, capsys, verbose, announces, progress
     evaluation.evaluate(model, images, batch_size=8, verbose=verbose)
     shown = capsys.readouterr().err
     assert ("for 20 images, measured on 8" in shown) == announces
-    progress = "20/20 elbo" in shown and "+-" in shown and "0 s left" in shown
+    progress = "20/20 images, elbo" in shown and "+-" in shown and "0 s left" in shown
     assert progress == progresses
 
 

@@ -28,8 +28,11 @@ def test_progress(is_terminal, monkeypatch):
         lines = text.split("\r")[1:]
         assert len(lines) == 4 and lines[-1].endswith("\n")
         assert lines[0].rstrip() == "1,000/4,000 images, elbo -1.0, 24 s left"
-    else:  # a line after more than 10 seconds, none at the end
-        assert text == "2,000/4,000 images, elbo -1.0, 16 s left\n"
+    else:  # a line after more than 10 seconds, and at the end
+        assert text == (
+            "2,000/4,000 images, elbo -1.0, 16 s left\n"
+            "4,000/4,000 images, elbo -1.0, 0 s left\n"
+        )
 
 
 def test_durations():

@@ -11,7 +11,7 @@ class Progress:
     """A line of progress: `done/total unit, text, time left`.
 
     On a terminal it is written over and over. Elsewhere, in a pipe or a log, a new line
-    comes now and then, without control characters, and none for a task that is short.
+    comes now and then and at the end, without control characters.
 
     Args:
         total: int, how many there are.
@@ -26,7 +26,7 @@ class Progress:
     def update(self, done, text=""):
         """Tell that `done` of them are done, and whatever else there is to say."""
         now = time.monotonic()
-        is_due = now - self._shown >= _SECONDS_BETWEEN_LINES and done < self._total
+        is_due = now - self._shown >= _SECONDS_BETWEEN_LINES or done == self._total
         if not self._is_terminal and not is_due:
             return
         self._shown = now

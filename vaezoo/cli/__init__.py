@@ -3,7 +3,15 @@
 import click
 
 import vaezoo
-from vaezoo.cli import common, evaluation, export, pictures, training, zoo
+from vaezoo.cli import (
+    common,
+    completion,
+    evaluation,
+    export,
+    pictures,
+    training,
+    zoo,
+)
 
 
 @click.group(
@@ -30,5 +38,7 @@ for _command in (
     training.install,
     training.reproduce,
     export.export,
+    zoo.cache,
+    completion.completion,
 ):
     main.add_command(_command)

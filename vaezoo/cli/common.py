@@ -1,16 +1,18 @@
 """What the commands share: errors in one message, options, TensorFlow made quiet."""
 
+import codecs
 import contextlib
 import errno
+import json
 import os
 import sys
 import warnings
-from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
 
-from vaezoo import plots, quiet
+from vaezoo import checks, plots, quiet
+from vaezoo.files import local_path
 
 COUNT = click.IntRange(min=1)
 
@@ -31,10 +33,26 @@ def _show_warning(message, *_, **__):
     click.echo(f"Warning: {message}", err=True)
 
 
+_ASCII = {"\N{LESS-THAN OR EQUAL TO}": "<=", "\N{RIGHTWARDS ARROW}": "->"}
+_ASCII |= {"\N{PLUS-MINUS SIGN}": "+-"}
+
+
+def _nearest(error):
+    """What is written for characters that a terminal's encoding does not have."""
+    text = error.object[error.start : error.end]
+    return "".join(_ASCII.get(character, "?") for character in text), error.end
+
+
+codecs.register_error("vaezoo.nearest", _nearest)
+
+
 class Group(click.Group):
     """Commands whose errors and warnings are messages, without a traceback."""
 
     def invoke(self, ctx):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="vaezoo.nearest")
         with warnings.catch_warnings(), clear_errors():
             warnings.showwarning = _show_warning
             return super().invoke(ctx)
@@ -74,7 +92,7 @@ def note(text):
 def check_writable(output):
     """Refuse a picture that cannot be written before anything slow happens."""
     plots.picture_format(output)
-    path = Path(output)
+    path = local_path(output, name="output")
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"The output's folder must be there. Received: {output!r}. Create it first."
@@ -84,6 +102,16 @@ def check_writable(output):
             f"The output must be a file that can be written. Received: {output!r}. "
             "Give another file, or a folder that you may write to."
         )
+
+
+def check_dataset(dataset, split=None):
+    """Refuse a dataset or a split that there is not, without reading an image."""
+    from vaezoo import datasets
+
+    if not dataset.startswith("image_folder:"):  # a folder is opened later
+        info = datasets.info(dataset)
+        if split is not None:
+            datasets.check_split(info, split)
 
 
 def dataset_options(dataset, *, image_shape, levels):
@@ -104,4 +132,29 @@ def _names_and_folders(ctx, param, incomplete):
     return [CompletionItem(incomplete, type="dir")]
 
 
+def echo_json(content):
+    """Print what a program reads: JSON, with null for what is no number."""
+    click.echo(json.dumps(content, indent=2, allow_nan=False))
+
+
+class _ImageShape(click.ParamType):
+    """HEIGHTxWIDTHxCHANNELS, as 28x28x1."""
+
+    name = "HxWxC"
+
+    def convert(self, value, param, ctx):
+        try:
+            return checks.image_shape([int(size) for size in value.split("x")])
+        except ValueError:
+            self.fail(f"{value!r} is not HEIGHTxWIDTHxCHANNELS, as 28x28x1.", param)
+
+
+image_shape_option = click.option(
+    "--image-shape",
+    type=_ImageShape(),
+    help="Build the model for images of another size than the entry's, as 64x64x1.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, for programs."
+)
 name_argument = click.argument("name", shell_complete=_names_and_folders)

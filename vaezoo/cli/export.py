@@ -13,8 +13,19 @@ from vaezoo.cli import common
 @click.option(
     "--version", help="Default: the highest in DIRECTORY + 1.", type=common.COUNT
 )
-@click.option("--num-importance-samples", "-k", type=common.COUNT, default=16)
-@click.option("--max-batch-size", type=common.COUNT, default=1024)
+@click.option(
+    "--num-importance-samples",
+    "-k",
+    type=common.COUNT,
+    default=16,
+    help="K of the bound that `log_likelihood` gives.",
+)
+@click.option(
+    "--max-batch-size",
+    type=common.COUNT,
+    default=1024,
+    help="Rows that a request may have.",
+)
 @click.option("--signatures", help="Comma-separated; default: all.")
 @click.option("--jit", is_flag=True, help="Compile the samplers with XLA.")
 def export(
@@ -29,15 +40,13 @@ def export(
     """Write NAME as a SavedModel, DIRECTORY/VERSION, that TF Serving serves."""
     from vaezoo.zoo import registry
 
-    registry.describe(name)
+    registry.find_weights(name)
     common.import_tensorflow()
     from vaezoo.serving import saved_model
 
     model = registry.load(name)
     if version is None:
-        folder = Path(directory)
-        there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        version = max((int(n) for n in there if n.isdigit()), default=0) + 1
+        version = saved_model.next_version(directory)
     path = saved_model.export(
         model,
         Path(directory) / str(version),

@@ -1,6 +1,9 @@
 """Commands that draw: `sample`, `reconstruct`, `complete` and `interpolate`."""
 
 import math
+import shutil
+import tempfile
+from pathlib import Path
 
 import click
 import numpy as np
@@ -166,7 +169,7 @@ def complete(name, num, draws, missing, files, mask, seed, batch_size, output):
     programs = common.open_programs(name)
     height, width, _ = programs.image_shape
     if mask:
-        mask = _read(mask, (height, width, 1), levels=2)
+        (mask,) = _read([mask], (height, width, 1), levels=2)
         if not mask.any():
             raise ValueError(
                 "A mask must be light, 128 or more, where pixels are to be filled in. "
@@ -312,25 +315,26 @@ def _mask(missing, height, width):
 
 def _images(programs, files, num):
     """The user's images, or the first of the entry's evaluation split."""
-    if files:
-        shape, levels = programs.image_shape, programs.levels
-        return np.stack([_read(file, shape, levels=levels) for file in files])
     from vaezoo import datasets
 
+    shape, levels = programs.image_shape, programs.levels
+    if files:
+        return _read(files, shape, levels=levels)
     entry = programs.entry
-    options = common.dataset_options(
-        entry.dataset, image_shape=programs.image_shape, levels=programs.levels
-    )
+    options = common.dataset_options(entry.dataset, image_shape=shape, levels=levels)
     split = entry.evaluation.split
     data = datasets.load_dataset(entry.dataset, split, batch_size=num, **options)
     return next(iter(data)).numpy()
 
 
-def _read(file, image_shape, *, levels):
-    """A file as an image of the model's size."""
-    from pathlib import Path
+def _read(files, image_shape, *, levels):
+    """Files as images of the model's size, by the protocol of image folders."""
+    from vaezoo import datasets
 
-    from vaezoo.datasets.image_folder import ImageFolder
-
-    folder = ImageFolder(image_shape, levels=levels, resize=True, paths={})
-    return folder.decode(Path(file))
+    with tempfile.TemporaryDirectory() as folder:
+        for index, file in enumerate(map(Path, files)):
+            shutil.copyfile(file, Path(folder) / f"{index:06d}-{file.name}")
+        name = f"image_folder:{folder}"
+        options = common.dataset_options(name, image_shape=image_shape, levels=levels)
+        data = datasets.load_dataset(name, "train", batch_size=len(files), **options)
+        return next(iter(data)).numpy()

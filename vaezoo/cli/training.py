@@ -13,6 +13,7 @@ from vaezoo.cli import common
 @common.name_argument
 @click.option("--out", required=True, help="Folder of the run.")
 @click.option("--dataset", help="Another dataset than the entry's.")
+@common.image_shape_option
 @click.option("--epochs", help="Another number than the recipe's.", type=common.COUNT)
 @click.option(
     "--max-steps", help="End after so many, schedules too.", type=common.COUNT
@@ -47,7 +48,11 @@ from vaezoo.cli import common
     help="Of multi_worker: start so many on this machine, without TF_CONFIG.",
     type=common.COUNT,
 )
-@click.option("--precision", type=click.Choice(["float32", "mixed_bfloat16"]))
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "mixed_bfloat16"]),
+    help="Of the computations; default: the recipe's.",
+)
 @click.option(
     "--gradient-accumulation-steps",
     help="Parts of a batch that are computed one after the other.",
@@ -71,7 +76,10 @@ def train(name, local_workers, resume, profile, strategy, changes, **options):
     """Train NAME into a folder that `vaezoo.load` takes."""
     from vaezoo.zoo import registry
 
-    registry.describe(name)
+    entry = registry.describe(name)
+    common.check_dataset(options["dataset"] or entry.dataset)
+    if options["init"] != "none":
+        registry.find_weights(name if options["init"] == "zoo" else options["init"])
     if strategy == "multi_worker" and not local_workers:
         strategies.check_cluster(os.environ.get("TF_CONFIG"))
     if local_workers:
@@ -79,6 +87,8 @@ def train(name, local_workers, resume, profile, strategy, changes, **options):
             raise click.UsageError("--local-workers goes with --strategy multi_worker.")
         command = [sys.executable, "-m", "vaezoo", "train", name]
         for key, value in (options | {"strategy": strategy}).items():
+            if key == "image_shape" and value is not None:
+                value = "x".join(map(str, value))
             if value is not None:
                 command.append(f"--{key.replace('_', '-')}={value}")
         command += [f"--set={change}" for change in changes]
@@ -127,8 +137,9 @@ def _changes(texts):
 @click.option("--name", help="Another entry than the one that was trained.")
 @click.option(
     "--status",
-    type=click.Choice(["partial", "reproduced"]),
+    type=click.Choice(["begun", "partial", "reproduced"]),
     default="partial",
+    help="What the weights are, beside the paper's.",
 )
 def install(run, name, status):
     """Make the weights of the folder RUN those of the zoo's entry (maintainers).
@@ -151,9 +162,14 @@ def install(run, name, status):
     "--epochs", help="Of each run; default: the experiment's.", type=common.COUNT
 )
 @click.option("--images", help="Test images measured.", type=common.COUNT)
-@click.option("--num-importance-samples", "-k", type=common.COUNT)
+@click.option(
+    "--num-importance-samples",
+    "-k",
+    type=common.COUNT,
+    help="K of the bounds; default: the experiment's.",
+)
 @click.option("--num-seeds", help="Training runs of each model.", type=common.COUNT)
-@click.option("--seed", type=int, default=0)
+@click.option("--seed", type=int, default=0, help="Of weights, data and noise.")
 def reproduce(experiment, out, **options):
     """Run an experiment of a paper again, at a stated budget.
 

@@ -31,6 +31,7 @@ class DatasetInfo:
             or 1, else 256.
         splits: number of images by name of the split.
         protocol: in words, how the images were made from the source and split.
+        origin: in words, whose the source is, and its licence, as far as it is known.
         binarization_seed: the seed that fixed the binary images of the validation and
             test splits; None where the source is not resampled.
     """
@@ -40,6 +41,7 @@ class DatasetInfo:
     levels: int
     splits: Mapping[str, int]
     protocol: str
+    origin: str = "Files of the user's."
     binarization_seed: int | None = None
 
     def __post_init__(self):
@@ -75,6 +77,15 @@ def _from_tfds(info: DatasetInfo, tfds_name: str, slices: Mapping[str, str], **o
     return Definition(info, read)
 
 
+_MNIST = (
+    "MNIST, Y. LeCun, C. Cortes and C. Burges, from NIST's databases; distributed "
+    "under CC BY-SA 3.0"
+)
+_OMNIGLOT = (
+    "Omniglot, B. Lake, R. Salakhutdinov and J. Tenenbaum (2015), "
+    "github.com/brendenlake/omniglot, MIT licence"
+)
+
 _DEFINITIONS = (
     _from_tfds(
         DatasetInfo(
@@ -86,6 +97,7 @@ _DEFINITIONS = (
                 "MNIST binarized once and for all by Larochelle (TFDS "
                 "`binarized_mnist`), in the published splits."
             ),
+            origin=f"{_MNIST}; binarized by H. Larochelle.",
         ),
         "binarized_mnist",
         {"train": "train", "validation": "validation", "test": "test"},
@@ -101,6 +113,7 @@ _DEFINITIONS = (
                 "images are drawn anew in each epoch, validation and test once. "
                 "Validation is the last 5,000 of TFDS's 60,000 training images."
             ),
+            origin=f"{_MNIST}.",
             binarization_seed=20161105,
         ),
         "mnist",
@@ -115,6 +128,10 @@ _DEFINITIONS = (
             protocol=(
                 "Caltech-101 Silhouettes 28x28, split 1, in the published splits; a "
                 "pixel is 1 on the object (1 - the file's)."
+            ),
+            origin=(
+                "Caltech-101 Silhouettes, B. Marlin, K. Swersky, B. Chen and N. de "
+                "Freitas (2010), from Caltech-101; the files state no licence."
             ),
         ),
         "caltech101_silhouettes",
@@ -135,6 +152,7 @@ _DEFINITIONS = (
                 "known to us; TFDS records that of the file it read (`metadata` of "
                 "`omniglot28`)."
             ),
+            origin=f"{_OMNIGLOT}; resized by Y. Burda, whose file states none.",
             binarization_seed=20161106,
         ),
         "omniglot28",
@@ -155,6 +173,7 @@ _DEFINITIONS = (
                 "each epoch, validation and test once. Drawers 1 to 14 of each "
                 "character train, 15 and 16 are validation, 17 to 20 test."
             ),
+            origin=f"{_OMNIGLOT}.",
             binarization_seed=20161107,
         ),
         "omniglot_small28",
@@ -170,6 +189,10 @@ _DEFINITIONS = (
                 "CIFAR-10 (TFDS `cifar10`) in the published splits, without "
                 "augmentation. There is no validation split: published numbers are "
                 "of models trained on all 50,000 training images."
+            ),
+            origin=(
+                "CIFAR-10, A. Krizhevsky (2009), from 80 Million Tiny Images; the "
+                "files state no licence."
             ),
         ),
         "cifar10",
@@ -187,6 +210,10 @@ _DEFINITIONS = (
                 "validation split, which is the test split here. Read from a file as "
                 "images are asked for, 4 GB, never whole in memory."
             ),
+            origin=(
+                "A. van den Oord, N. Kalchbrenner and K. Kavukcuoglu (2016), from "
+                "ImageNet, whose terms allow research and education without profit."
+            ),
         ),
         "downsampled_imagenet/32x32",
         {"train": "train", "test": "validation"},
@@ -203,6 +230,11 @@ _DEFINITIONS = (
                 "8 or more. The first 1,437 images train and the last 360 test. There "
                 "is no validation split: the set is small, and a test split that also "
                 "picked the model would measure nothing."
+            ),
+            origin=(
+                "Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak "
+                "(1998), UCI Machine Learning Repository, CC BY 4.0; the copy of "
+                "scikit-learn."
             ),
         ),
         _read_digits,
@@ -272,6 +304,21 @@ def find(name: str, **options) -> Definition:
     return named[name]
 
 
+def check_split(info: DatasetInfo, split: str) -> None:
+    """Refuses a split that a dataset does not have; `train+validation` is both.
+
+    Raises:
+        ValueError: the dataset has no such split; the message lists those it has.
+    """
+    parts = str(split).split("+")
+    missing = [part for part in parts if part not in info.splits]
+    if missing or len(set(parts)) < len(parts):
+        raise ValueError(
+            f"The dataset {info.name!r} has no such split. Received: "
+            f"split={split!r}. It has: {', '.join(info.splits)}."
+        )
+
+
 def read(definition: Definition, split: str) -> Images:
     """Returns the stored images of one split; those of a named dataset stay cached.
 
@@ -280,15 +327,10 @@ def read(definition: Definition, split: str) -> Images:
     Raises:
         ValueError: the dataset has no such split; the message lists those it has.
     """
-    splits = definition.info.splits
-    parts = str(split).split("+")
-    if len(parts) > 1 and len(set(parts)) == len(parts):
+    check_split(definition.info, split)
+    parts = split.split("+")
+    if len(parts) > 1:
         return ConcatenatedImages([read(definition, part) for part in parts])
-    if split not in splits:
-        raise ValueError(
-            f"The dataset {definition.info.name!r} has no such split. Received: "
-            f"split={split!r}. It has: {', '.join(splits)}."
-        )
     if definition.info.name in _by_name():
         return _read_named(definition.info.name, split)
     return definition.read(split)

@@ -59,11 +59,13 @@ def load_dataset(
         DatasetNotFoundError: the files are not there and cannot be fetched, or are
             not the published ones.
     """
+    definition = definitions.find(name, **options)
+    definitions.check_split(definition.info, split)
     quiet.import_tensorflow()
     import tensorflow as tf
 
     num_steps, batch = _batches(
-        definitions.find(name, **options),
+        definition,
         split,
         batch_size=batch_size,
         shuffle=shuffle,

@@ -8,6 +8,7 @@ Its methods have the arguments and the results of the model's own.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import logging
 import random
@@ -41,6 +42,8 @@ _RULE = re.compile(r"assertion failed: \[(.*?)\] \[Received:\] (\[.*?\])", re.DO
 # How the batching queue words that it merged requests of several shapes; ours is right.
 _SHAPES = re.compile(r"different tasks have different shapes")
 _RANGE = re.compile(r"`(\w+)` must have values in 0\.\.(\d+)")
+
+_NO_EXTRA = "The client needs the 'serving' extra: pip install 'vaezoo[serving]'."
 
 _logger = logging.getLogger(__name__)
 
@@ -79,13 +82,13 @@ class Client:
         max_batch_size: int = 64,
         channel: grpc.Channel | None = None,
     ):
+        if importlib.util.find_spec("tensorflow_serving") is None:
+            raise ImportError(_NO_EXTRA)  # before TensorFlow, which it would import
         try:
             import grpc
             from tensorflow_serving.apis import prediction_service_pb2_grpc
         except ImportError as error:
-            raise ImportError(
-                "The client needs the 'serving' extra: pip install 'vaezoo[serving]'."
-            ) from error
+            raise ImportError(_NO_EXTRA) from error
         self.address = address
         self.model_name = model_name
         self.version = checks.integer("version", version, minimum=0, optional=True)

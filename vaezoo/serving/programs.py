@@ -49,6 +49,7 @@ class Programs:
     def __init__(self, name_or_folder, *, announce=lambda text: None):
         self.entry = registry.describe(name_or_folder)
         self._weights = registry.find_weights(name_or_folder)
+        registry.warn_of_status(self.entry)
         self._announce = announce
         self._folder = _writable(folder_of(self.entry))
         self._sessions = {}
@@ -77,7 +78,7 @@ class Programs:
         if self._folder is None or "persistent_cache" in flags:
             return
         os.environ["TF_XLA_FLAGS"] = (
-            f"{flags} --tf_xla_persistent_cache_directory={self._folder} "
+            f"{flags} --tf_xla_persistent_cache_directory='{self._folder}' "
             f"--tf_xla_persistent_cache_prefix={_XLA_PREFIX} "
             "--tf_xla_persistent_cache_device_types=CPU"
         ).strip()

@@ -9,7 +9,7 @@ import datetime
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +35,7 @@ def train(
     *,
     out: str | os.PathLike[str],
     dataset: str | None = None,
+    image_shape: Sequence[int] | None = None,
     epochs: int | None = None,
     max_steps: int | None = None,
     init: str | os.PathLike[str] = "none",
@@ -72,6 +73,8 @@ def train(
         out: the run folder; made if it is not there.
         dataset: None for the entry's; else the name of another. The model takes its
             image shape, or, for `image_folder:PATH`, the images take the model's.
+        image_shape: `(height, width, channels)` of the model; None for the dataset's or
+            the entry's.
         epochs: None for the recipe's; not for a recipe of several phases.
         max_steps: int, after which the run ends if its epochs have not; a learning rate
             that falls until the end reaches it there. Otherwise as `epochs`.
@@ -139,7 +142,8 @@ def train(
         precision=precision,
     )
     dataset = dataset or entry.dataset
-    shape = _image_shape(entry, dataset)
+    shape = image_shape and list(checks.image_shape(image_shape))
+    shape = shape or _image_shape(entry, dataset)
 
     with contextlib.ExitStack() as stack:
         if is_chief:
@@ -153,6 +157,8 @@ def train(
             model = registry.build(entry, weights=path, image_shape=shape)
 
         data = phases.Data(dataset, model)
+        if is_chief and verbose:
+            _say_what_differs(entry, dataset, model, data)
         saved = None
         if resume and is_chief:
             saved = checkpoints.newest(out / runs.CHECKPOINT_FOLDER)
@@ -343,6 +349,17 @@ def _image_shape(entry, dataset):
     if dataset == entry.dataset or dataset.startswith("image_folder:"):
         return None
     return list(datasets.info(dataset).image_shape)
+
+
+def _say_what_differs(entry, dataset, model, data):
+    """Tell of another size of images than the entry's, and of another dataset's."""
+    size = "x".join(map(str, model.image_shape))
+    usual = entry.model.arguments.get("image_shape", model.image_shape)
+    if dataset != entry.dataset or tuple(usual) != model.image_shape:
+        print(
+            f"{entry.name} for {size} images of {dataset}: {data.info.protocol}",
+            file=sys.stderr,
+        )
 
 
 def _run_entry(entry, recipes, dataset, shape, start):

@@ -9,8 +9,9 @@ import re
 import sys
 from pathlib import Path
 
-from vaezoo import units
+from vaezoo import datasets, units
 from vaezoo.zoo import registry, runs
+from vaezoo.zoo.entries import STATUSES
 
 ROOT = Path(__file__).parents[2]
 BEGIN = "<!-- zoo:begin -->"
@@ -68,7 +69,7 @@ def card(entry):
     weights = "zoo" if entry.weights else None
     parts = [
         f"# {entry.name}",
-        f"{_model(entry)}. Status: {entry.status}.",
+        f"{_model(entry)}. Status: {entry.status}, {STATUSES[entry.status]}.",
         "```python\nimport vaezoo\n\n"
         f'model = vaezoo.load("{entry.name}"{"" if weights else ", weights=None"})\n'
         "```",
@@ -85,6 +86,7 @@ def card(entry):
     parts.append(f"## Training\n\n{_recipes(entry)}")
     if entry.weights:
         parts.append(f"## Weights\n\n{_weights(entry.weights)}\n\n{_history(entry)}")
+    parts.append(f"## Origin and licence\n\n{_origin(entry)}")
     if entry.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in entry.notes))
     return "\n\n".join(parts) + "\n"
@@ -329,6 +331,19 @@ def _history(entry):
         "Made by\n\n```\n" + "\n".join(commands) + "\n```\n\n"
         f"{made}.{unrecorded}\n\n" + "\n".join(lines)
     )
+
+
+def _origin(entry):
+    """Whose the weights and the images are, and under which licence."""
+    weights = ""
+    if entry.weights:
+        weights = (
+            "The weights were trained for vaezoo from these images alone, and have the "
+            "licence of its code, Apache-2.0. "
+        )
+    if entry.dataset.startswith("image_folder:"):
+        return f"{weights}Images: files of the user's."
+    return f"{weights}Images: {datasets.info(entry.dataset).origin}"
 
 
 def _curve(points):

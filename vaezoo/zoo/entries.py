@@ -17,6 +17,12 @@ from vaezoo.files import atomic_path, local_path
 from vaezoo.zoo.recipes import Recipe, Schema, Training, explain
 
 ENTRY_FILE = "entry.yaml"
+STATUSES = {
+    "reproduced": "within its error of the paper's bound, or better",
+    "partial": "trained here for less than it could be; it draws and scores well",
+    "begun": "trained for a short time: to start from, not to judge the model by",
+    "untrained": "no weights here: to build and train",
+}
 
 
 class ModelInfo(Schema):
@@ -141,7 +147,7 @@ class ZooEntry(Schema):
     paper: Paper | None
     weights: WeightsInfo | None
     measured: list[Measurement]
-    status: Literal["reproduced", "partial", "untrained"]
+    status: Literal["reproduced", "partial", "begun", "untrained"]
     notes: list[str]
     history: list[TrainingRecord] = []
 

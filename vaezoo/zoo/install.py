@@ -18,7 +18,7 @@ def install(run, *, name=None, status="partial"):
     Args:
         run: the folder of a run that has ended.
         name: a name of `list_models`; `None` for the entry that was trained.
-        status: "partial" or "reproduced".
+        status: "begun", "partial" or "reproduced"; see `entries.STATUSES`.
 
     Returns:
         The path of the new file of weights, a `pathlib.Path`.

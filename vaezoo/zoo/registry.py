@@ -18,7 +18,7 @@ from vaezoo import quiet
 from vaezoo.files import local_path
 from vaezoo.zoo import runs
 from vaezoo.zoo import weights as weights_lib
-from vaezoo.zoo.entries import ENTRY_FILE, ZooEntry, entry_from_file
+from vaezoo.zoo.entries import ENTRY_FILE, STATUSES, ZooEntry, entry_from_file
 
 if TYPE_CHECKING:
     from vaezoo.models.vae import VAE
@@ -142,6 +142,8 @@ def load(
     """
     entry = find_entry(name_or_folder)
     path = find_weights(name_or_folder if weights == "zoo" else weights)
+    if weights == "zoo":
+        warn_of_status(entry)
 
     quiet.import_tensorflow()
     from vaezoo.zoo import recipes
@@ -151,6 +153,16 @@ def load(
     model.compile(**recipes.compile_arguments(recipe))
     model.zoo_entry = entry
     return model
+
+
+def warn_of_status(entry):
+    """Warn of weights that are not what a user of the model expects."""
+    if entry.status == "begun":
+        warnings.warn(
+            f"The weights of {entry.name!r} are only begun: {STATUSES['begun']}. "
+            f"`vaezoo describe {entry.name}` says how far they came.",
+            stacklevel=3,
+        )
 
 
 def find_weights(source):
