@@ -52,7 +52,7 @@ TAKES_A_PATH = {
     ),
     "write_weights": lambda model, path: weights.write_weights(model, path),
     "read_weights": lambda model, path: weights.read_weights(model, path),
-    "save_png": lambda model, path: plots.save_png(path, PICTURE),
+    "save_picture": lambda model, path: plots.save_picture(path, PICTURE),
 }
 
 
@@ -88,7 +88,7 @@ def test_a_url_is_refused_for_the_cache(monkeypatch):
 
 
 def test_tilde_is_the_home_folder(model, home):
-    plots.save_png("~/a.png", PICTURE)
+    plots.save_picture("~/a.png", PICTURE)
     path = weights.write_weights(model, "~/w.h5")
     assert path == home / "w.h5" and (home / "a.png").is_file()
     assert not weights.read_weights(model, "~/w.h5")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vaezoo.files import atomic_path
+from vaezoo.files import atomic_path, local_path
 
 _MIN_SIDE = 64  # smaller images are enlarged by whole pixels to about this size
 _MARGIN = 6  # around text, in pixels
@@ -89,7 +89,7 @@ def picture_format(path):
     Raises:
         ValueError: if the name ends otherwise.
     """
-    suffix = Path(path).suffix.lower()
+    suffix = local_path(path).suffix.lower()
     if suffix not in _FORMATS:
         raise ValueError(
             f"A picture's file must end in {', '.join(_FORMATS)}. Received: "

@@ -142,7 +142,7 @@ BAD = {
     "rank": (lambda c: c.encode(IMAGES[0]), r"shape=\(8, 8, 1\)"),
     "size": (lambda c: c.reconstruct(IMAGES[:, 1:]), r"shape=\(2, 7, 8, 1\)"),
     "no rows": (lambda c: c.encode(IMAGES[:0]), "at least one row"),
-    "rows": (lambda c: c.complete(IMAGES, IMAGES[:1]), "same number of rows"),
+    "rows": (lambda c: c.complete(IMAGES, IMAGES[:1]), "for 2 images"),
     "seed": (lambda c: c.encode(IMAGES, seed=np.zeros(2)), r"int64 \[2\]"),
     "latent": (lambda c: c.decode({"y": np.zeros((2, 3))}), r"exactly z \[n, 3\]"),
     "num": (lambda c: c.sample(0), "num=0"),

@@ -191,7 +191,10 @@ def mask(value, *, image_shape, num):
     shape = (*image_shape[:2], 1)
     if array.shape not in (shape, (num, *shape)):
         received = f"shape={array.shape} for {num} image{'s' * (num > 1)}"
-        raise refusal(rule, received, "Give it a last axis of 1, as `mask[..., None]`.")
+        advice = "Give it a last axis of 1, as `mask[..., None]`."
+        if array.shape[1:] == shape:
+            advice = "Row i goes with image i; `mask[0]` is one for all."
+        raise refusal(rule, received, advice)
     if np.max(array, initial=0) > 1:
         advice = "Use `mask > 0`, if every other value marks a pixel."
         raise refusal(rule, f"values up to {np.max(array)}", advice)
