@@ -268,6 +268,12 @@ class PixelCNNPP(keras.layers.Layer):
                 right = pixels.grow[level](right)
         return self.outputs(tf.nn.elu(right))
 
+    def scanner(self, height, width, *, code=None):
+        """The network unrolled for sampling; see `vaezoo.decoders.scan`."""
+        from vaezoo.decoders.pixelcnnpp_scan import PixelCNNPPScanner
+
+        return PixelCNNPPScanner(self, height, width, code)
+
     def forget_conditioning(self):
         """Set the weights of the code to 0: the image alone is seen."""
         for block in self.layers_of_streams:
