@@ -12,20 +12,13 @@ import tensorflow as tf
 
 from vaezoo.decoders.pixelcnnpp import concat_elu
 
-_LEFT, _OWN = (
-    0,
-    1,
-)  # columns of a kernel of 2x2; its rows are the one above, and its own
+_ABOVE = 0  # of the rows of a kernel of 2x2
+_LEFT, _OWN = 0, 1  # of its columns
 
 
 def _gate(features):
     values, gates = tf.split(features, 2, axis=-1)
     return values * tf.sigmoid(gates)
-
-
-def _elu_terms(tensor, kernel):
-    """`concat_elu(tensor)` times a kernel `[2 channels, filters]`."""
-    return tf.matmul(concat_elu(tensor), kernel)
 
 
 def _shifted(rows):
@@ -34,19 +27,27 @@ def _shifted(rows):
     return tf.pad(rows[..., :-1, :], padding)
 
 
+def _product(rows, kernel):
+    """Rows `[..., width, channels]` times `[channels, filters]`."""
+    return tf.einsum("...c,cf->...f", rows, kernel)
+
+
 def _two_columns(rows, kernel):
-    """Rows `[..., batch, width, c]` times taps `[..., 2, c, f]`: at and left of each."""
+    """At each place of rows, two taps: on it, and on the place to its left.
+
+    Args:
+        rows: `[..., batch, width, channels]`.
+        kernel: `[..., 2, channels, filters]`, of the left and of the own place.
+
+    Returns:
+        `[..., batch, width, filters]`.
+    """
+    shape = tf.shape(rows)
     patches = tf.concat([_shifted(rows), rows], axis=-1)
-    shape = tf.concat([tf.shape(kernel)[:-3], [-1], tf.shape(kernel)[-1:]], 0)
-    kernel = tf.reshape(kernel, shape)
-    flat = tf.reshape(
-        patches,
-        tf.concat([tf.shape(patches)[:-3], [-1], tf.shape(patches)[-1:]], 0),
-    )
-    outputs = tf.matmul(flat, kernel)
-    return tf.reshape(
-        outputs, tf.concat([tf.shape(rows)[:-1], tf.shape(kernel)[-1:]], 0)
-    )
+    flat = tf.reshape(patches, tf.concat([shape[:-3], [-1, patches.shape[-1]]], 0))
+    size, filters = patches.shape[-1], kernel.shape[-1]
+    kernel = tf.reshape(kernel, tf.concat([shape[:-3], [size, filters]], 0))
+    return tf.reshape(tf.matmul(flat, kernel), tf.concat([shape[:-1], [filters]], 0))
 
 
 @dataclasses.dataclass
@@ -127,7 +128,7 @@ class PixelCNNPPScanner:
         return unrolled
 
     def _taps(self, blocks, rows):
-        """Taps `[blocks, rows, 2, channels, filters]` of the first and second layers."""
+        """Taps of all first, and of all second layers: `[blocks, rows, 2, c, f]`."""
         return [
             tf.stack([block[name][0][rows] for block in blocks])
             for name in ("first", "second")
@@ -204,7 +205,7 @@ class PixelCNNPPScanner:
         kernel, bias = self.row_above
         start = (self._window(x[:, 1:], kernel) + bias) * is_below
         kernel, _ = self.column_left
-        start += _shifted(tf.einsum("bwc,cf->bwf", x[:, 1], kernel[0, 0]))
+        start += _shifted(_product(x[:, 1], kernel[_ABOVE, 0]))
         context["start"] = tf.transpose(start, [1, 0, 2])
         _, context = self._row_level(0, down, context, row)
         return context
@@ -222,22 +223,24 @@ class PixelCNNPPScanner:
         inputs = {"first": [], "second": []}
         skips = []  # what the pixel stream's blocks get from this one
 
-        def block(index, features, skip):
-            for name in ("first", "second"):
-                kernel, bias = blocks[index][name]
-                doubled = concat_elu(features if name == "first" else hidden)
-                above = context[f"row_{name}_{level}"][index]
-                inputs[name].append(doubled)
-                hidden = self._window(tf.stack([above, doubled], 1), kernel)
-                hidden += bias if bias.shape.rank == 1 else bias[:, None]
-                if name == "first" and skip is not None:
-                    kernel, bias = blocks[index]["skip"]
-                    hidden += tf.einsum("bwc,cf->bwf", concat_elu(skip), kernel) + bias
-            return features + _gate(hidden)
+        def convolve(index, name, features):
+            kernel, bias = blocks[index][name]
+            doubled = concat_elu(features)
+            inputs[name].append(doubled)
+            above = context[f"row_{name}_{level}"][index]
+            outputs = self._window(tf.stack([above, doubled], 1), kernel)
+            return outputs + (bias if bias.shape.rank == 1 else bias[:, None])
+
+        def block(index, features, skip=None):
+            hidden = convolve(index, "first", features)
+            if skip is not None:
+                kernel, bias = blocks[index]["skip"]
+                hidden += _product(concat_elu(skip), kernel) + bias
+            return features + _gate(convolve(index, "second", hidden))
 
         nodes = [features]
         for index in range(num_up):
-            features = block(index, features, None)
+            features = block(index, features)
             nodes.append(features)
             skips.append(features)
         if level < self.num_levels - 1:
@@ -290,14 +293,14 @@ class PixelCNNPPScanner:
         context, blocks = dict(context), self.pixel_blocks[level]
         num_up = self.levels[level].num_up
         first_above, second_above = self.above[level]
-        first = _two_columns(context[f"first_{level}"], first_above[:, 0])
-        second = _two_columns(context[f"second_{level}"], second_above[:, 0])
+        first = _two_columns(context[f"first_{level}"], first_above[:, _ABOVE])
+        second = _two_columns(context[f"second_{level}"], second_above[:, _ABOVE])
         extras, biases = [], []
         for index, (block, skip) in enumerate(zip(blocks, skips, strict=True)):
             kernel, bias = block["skip"]
             if index >= num_up:  # of concat_elu([rows, pixels]): the rows' parts
                 kernel = self._parts(kernel)[0]
-            extra = tf.einsum("bwc,cf->bwf", concat_elu(skip), kernel)
+            extra = _product(concat_elu(skip), kernel)
             extras.append(extra + bias + block["first"][1])
             biases.append(block["second"][1])
         first += tf.stack(extras)
@@ -307,7 +310,7 @@ class PixelCNNPPScanner:
         context[f"terms_second_{level}"] = tf.transpose(second, [2, 0, 1, 3])
         if level < self.num_levels - 1:
             kernel, bias = self.pixel_shrink[level]
-            above = _two_columns(context[f"node_{level}"], kernel[0]) + bias
+            above = _two_columns(context[f"node_{level}"], kernel[_ABOVE]) + bias
             context[f"terms_shrink_{level}"] = tf.transpose(above, [1, 0, 2])
         return context
 
@@ -355,36 +358,35 @@ class PixelCNNPPScanner:
             )
         ]
         first, second = (tf.unstack(base, num=len(blocks)) for base in bases)
-        inputs = [], []
+        inputs = {"first": [], "second": []}
 
-        def block(index, features, skip):
+        def convolve(index, name, base, features):
+            kernel, _ = blocks[index][name]
             doubled = concat_elu(features)
-            inputs[0].append(doubled)
-            hidden = first[index] + tf.matmul(doubled, self._centre(index, "first"))
+            inputs[name].append(doubled)
+            return base[index] + tf.matmul(doubled, kernel[1, _OWN])
+
+        def block(index, features, skip=None):
+            hidden = convolve(index, "first", first, features)
             if skip is not None:
                 kernel = self._parts(blocks[index]["skip"][0])[1]
-                hidden += _elu_terms(skip, kernel)
-            doubled = concat_elu(hidden)
-            inputs[1].append(doubled)
-            hidden = second[index] + tf.matmul(doubled, self._centre(index, "second"))
-            return features + _gate(hidden)
+                hidden += tf.matmul(concat_elu(skip), kernel)
+            return features + _gate(convolve(index, "second", second, hidden))
 
-        self._centre = lambda index, name: blocks[index][name][0][1, _OWN]
         nodes = [features]
         for index in range(num_up):
-            features = block(index, features, None)
+            features = block(index, features)
             nodes.append(features)
         node = nodes[-1]
         if level < self.num_levels - 1:
             features, activations = self._pixel_below(
                 level, features, context, activations, row, column
             )
-            self._centre = lambda index, name: blocks[index][name][0][1, _OWN]
         else:
             features = nodes.pop()
         for index in range(num_up, len(blocks)):
             features = block(index, features, nodes.pop())
-        own = [tf.stack(inputs[0]), tf.stack(inputs[1]), node, features]
+        own = [*map(tf.stack, inputs.values()), node, features]
         return features, [*activations[: below - 4], *own, *activations[below:]]
 
     def _pixel_below(self, level, features, context, activations, row, column):
@@ -422,8 +424,8 @@ class PixelCNNPPScanner:
         above = context[f"out_{below}"]
         before = tf.maximum(column - 1, 0)
         is_right = tf.cast(column > 0, self.dtype)
-        grown = tf.matmul(above[:, before] * is_right, kernel[0, _LEFT])
-        grown += tf.matmul(above[:, column], kernel[0, _OWN])
+        grown = tf.matmul(above[:, before] * is_right, kernel[_ABOVE, _LEFT])
+        grown += tf.matmul(above[:, column], kernel[_ABOVE, _OWN])
         grown += tf.matmul(left_out, kernel[1, _LEFT])
         return grown + tf.matmul(out, kernel[1, _OWN]) + bias, activations
 
