@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from vaezoo.models.fame import FAME
+from vaezoo.models.pixelcnnpp import PixelCNNPP
 from vaezoo.models.pixelvae import PixelVAE
 from vaezoo.models.vlae import VLAE
 
@@ -80,6 +81,28 @@ CONFIGURATIONS = {
         },
     ),
     "fame_noconcat": (FAME, {**_FAME, "concatenate": False}),
+    "pixelcnnpp": (
+        PixelCNNPP,
+        {
+            "image_shape": (8, 8, 3),
+            "levels": 5,
+            "filters": 6,
+            "num_resnets": 1,
+            "num_components": 3,
+            "dropout": 0.2,
+        },
+    ),
+    "pixelcnnpp_unstrided": (
+        PixelCNNPP,
+        {
+            "image_shape": (6, 6, 1),
+            "levels": 2,
+            "filters": 6,
+            "num_resnets": 1,
+            "dropout": 0.0,
+            "strided": False,
+        },
+    ),
 }
 INDEPENDENT = (
     "vae",
@@ -91,6 +114,8 @@ WITHOUT_LATENTS = (
     "gated_pixelcnn",
     "pixelcnn_colour",
     "vlae_unconditional",
+    "pixelcnnpp",
+    "pixelcnnpp_unstrided",
 )
 AUTOREGRESSIVE = [name for name in CONFIGURATIONS if name not in INDEPENDENT]
 WITH_LATENTS = [name for name in CONFIGURATIONS if name not in WITHOUT_LATENTS]

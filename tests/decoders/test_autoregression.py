@@ -7,6 +7,7 @@ import tensorflow as tf
 import tiny
 from vaezoo.decoders.gated_pixelcnn import GatedPixelCNN
 from vaezoo.decoders.pixelcnn import PixelCNN
+from vaezoo.distributions import heads
 
 NETWORK = {
     "num_colours": 1,
@@ -18,25 +19,29 @@ NETWORK = {
 }
 
 
-def influence(params_of, images):
-    """|d parameters / d pixels| summed over the batch: `[h, w, outputs, h, w, c]`."""
+def influence(outputs_of, images):
+    """|d outputs / d pixels| summed over the batch: `[h, w, outputs, h, w, c]`."""
     images = tf.constant(images, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(images)
-        params = params_of(images)
-    jacobian = tape.batch_jacobian(params, images)
+        outputs = outputs_of(images)
+    jacobian = tape.batch_jacobian(outputs, images)
     return tf.reduce_sum(tf.abs(jacobian), 0).numpy()
 
 
-def raster_matrix(jacobian, num_colours):
+def scores(head, params_of, images):
+    """What the network makes of images, as the log-probability of each channel.
+
+    Through the network alone: what is scored stays `images`.
+    """
+    values = tf.cast(images, tf.float32)
+    return lambda inputs: head.channel_log_probs(params_of(inputs), values)
+
+
+def raster_matrix(jacobian):
     """Influence between (pixel, colour) pairs in raster order: `[to, from]`."""
-    height, width, outputs, *_, channels = jacobian.shape
-    assert channels == num_colours
-    # Output k belongs to colour k mod num_colours.
-    grouped = jacobian.reshape(
-        height, width, outputs // num_colours, num_colours, height, width, channels
-    ).sum(2)
-    return grouped.reshape(height * width * channels, height * width * channels)
+    height, width, channels, *_ = jacobian.shape
+    return jacobian.reshape(height * width * channels, height * width * channels)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -48,8 +53,10 @@ def test_no_leak(name, training):
     seeds = tf.range(num, dtype=tf.int64)
     values, _ = model.generate(seeds, temperature=tf.ones([num]))
     distribution = model.likelihood(values, seeds=seeds, training=training)
-    jacobian = influence(distribution.params, tiny.images_for(model, num))
-    matrix = raster_matrix(jacobian, model.image_shape[2])
+    images = tiny.images_for(model, num)
+    matrix = raster_matrix(
+        influence(scores(model.head, distribution.params, images), images)
+    )
     assert np.all(np.triu(matrix) == 0)
     assert np.any(matrix > 0)
 
@@ -59,8 +66,10 @@ def test_no_blind_spot(name):
     """The gated decoders see every earlier (pixel, colour) of a small image."""
     model = tiny.shared(name)
     distribution = tiny.likelihood(model, 4)
-    jacobian = influence(distribution.params, tiny.images_for(model, 4))
-    matrix = raster_matrix(jacobian, model.image_shape[2])
+    images = tiny.images_for(model, 4)
+    matrix = raster_matrix(
+        influence(scores(model.head, distribution.params, images), images)
+    )
     earlier = np.tril(np.ones_like(matrix), -1)
     # 7x7-A and two 5x5-B layers reach 7 columns to either side: the whole image.
     assert np.all((matrix > 0) == (earlier > 0))
@@ -99,7 +108,8 @@ def test_colour_order(name):
     """Within a pixel: R sees no colour, G sees R, B sees R and G (T3)."""
     model = tiny.shared(name)
     distribution = tiny.likelihood(model, 16)
-    jacobian = influence(distribution.params, tiny.images_for(model, 16))
+    images = tiny.images_for(model, 16)
+    jacobian = influence(scores(model.head, distribution.params, images), images)
     pixels = np.arange(4)
     here = jacobian[pixels[:, None], pixels, :, pixels[:, None], pixels]
     allowed = np.tril(np.ones((3, 3)), -1) > 0
@@ -114,12 +124,41 @@ def test_colour_order_at_width_not_divisible_by_three(gated):
     cls = GatedPixelCNN if gated else PixelCNN
     options = NETWORK | {"num_colours": 3, "num_outputs": 12, "filters": 64}
     network = cls(num_layers=2, **(options | {"head_filters": (64,)}))
-    images = np.random.default_rng(0).uniform(size=(2, 3, 3, 3))
-    jacobian = influence(network, images)
-    matrix = raster_matrix(jacobian, 3)
-    assert np.all(np.triu(matrix) == 0)
-    here = jacobian[1, 1].reshape(4, 3, 3, 3, 3)[:, :, 1, 1]
-    assert np.all((here > 0).any(0) == (np.tril(np.ones((3, 3)), -1) > 0))
+    images = np.random.default_rng(0).integers(0, 4, (2, 3, 3, 3))
+    head = heads.Categorical(3, levels=4)
+    jacobian = influence(scores(head, network, images), images)
+    assert np.all(np.triu(raster_matrix(jacobian)) == 0)
+    here = jacobian[1, 1][:, 1, 1]
+    assert np.all((here > 0) == (np.tril(np.ones((3, 3)), -1) > 0))
+
+
+@pytest.mark.parametrize("name", ["pixelcnnpp", "pixelcnnpp_unstrided"])
+def test_pixelcnnpp_sees_all_pixels_before_and_none_of_its_own(name):
+    """Through the whole U, the gradients of all pixels by all.
+
+    One residual block a resolution reaches 6 columns to either side from every row.
+    """
+    model = tiny.shared(name)
+    distribution = tiny.likelihood(model, 4)
+    jacobian = influence(distribution.params, tiny.images_for(model, 4))
+    height, width, _ = model.image_shape
+    seen = jacobian.sum((2, 5)).reshape(height * width, height * width) > 0
+    columns = np.arange(height * width) % width
+    near = np.abs(columns[:, None] - columns) <= 6
+    assert not np.any(np.triu(seen))
+    assert np.all(seen[np.tril(near, -1)])
+
+
+def test_colour_order_through_a_head():
+    """Of a mixture: R is scored by itself, G by R, B by R and G."""
+    head = heads.LogisticMixture(3, levels=5, num_components=3)
+    generator = np.random.default_rng(0)
+    params = generator.normal(size=(1, 2, 2, head.num_outputs)).astype(np.float32)
+    images = generator.integers(1, 4, (1, 2, 2, 3))
+    jacobian = influence(lambda x: head.channel_log_probs(params, x), images)
+    matrix = raster_matrix(jacobian)
+    own_pixel = np.kron(np.eye(4), np.tril(np.ones((3, 3))))
+    assert np.all((matrix > 0) == (own_pixel > 0))
 
 
 @pytest.mark.parametrize("name", tiny.AUTOREGRESSIVE)

@@ -233,8 +233,6 @@ class GatedPointwise(keras.layers.Layer):
 class _GatedPixelCNNScanner:
     """Row-cached Gated PixelCNN: the vertical stack a row, the horizontal a pixel."""
 
-    keeps_activations = False
-
     def __init__(self, network, height, width, maps, code):
         self.height, self.width = height, width
         self.dtype = network.compute_dtype
@@ -290,6 +288,9 @@ class _GatedPixelCNNScanner:
         ]
         self.outputs = affine(network.outputs)
 
+    def activation_shapes(self, batch):
+        return []
+
     def first_row(self, batch):
         rows = []
         for index, block in enumerate(self.blocks):
@@ -317,7 +318,7 @@ class _GatedPixelCNNScanner:
             left.append(tf.zeros(shape, self.dtype))
         return left
 
-    def before_pixel(self, context, left, column):
+    def before_pixel(self, context, left, row, column):
         terms = context[1]
         pre = [terms[0][:, column]]
         if self.blocks[0].horizontal.columns:
@@ -346,12 +347,12 @@ class _GatedPixelCNNScanner:
             features = gate(tf.matmul(features, kernel) + bias + code)
         kernel, bias = self.outputs
         params = tf.matmul(features, kernel) + bias
-        return params, (tf.stack(activations) if activations else None)
+        return params, ([tf.stack(activations)] if activations else [])
 
     def after_pixel(self, left, activations, x):
         pushed = [push(left[0], x, axis=1)]
         if len(self.blocks) > 1:
-            pushed.append(push(left[1], activations, axis=2))
+            pushed.append(push(left[1], activations[0], axis=2))
         return pushed
 
     def next_row(self, context, row, xs, activations):

@@ -170,7 +170,6 @@ class _PixelCNNScanner:
         self.num_colours = network.num_colours
         self.filters = network.filters
         self.first, self.blocks = network.first, network.blocks
-        self.keeps_activations = bool(self.blocks)
 
         kernel = self.first.kernel()
         self.first_above = self.first.above_kernel(kernel)
@@ -198,6 +197,9 @@ class _PixelCNNScanner:
             for pairs in network.pointwise
         ]
         self.head = [_pointwise(layer) for layer in [*network.head, network.outputs]]
+
+    def activation_shapes(self, batch):
+        return [[len(self.blocks), batch, self.filters]] if self.blocks else []
 
     def first_row(self, batch):
         num_blocks = len(self.blocks)
@@ -236,7 +238,7 @@ class _PixelCNNScanner:
             left.append(tf.zeros(shape, self.dtype))
         return left
 
-    def before_pixel(self, context, left, column):
+    def before_pixel(self, context, left, row, column):
         terms = context[1]
         pre = [terms[0][:, column]]
         if self.first.columns:
@@ -269,12 +271,12 @@ class _PixelCNNScanner:
                 shortcut = features
         for kernel, bias in self.head:
             features = tf.matmul(self.activation(features), kernel) + bias
-        return features, (tf.stack(activations) if activations else None)
+        return features, ([tf.stack(activations)] if activations else [])
 
     def after_pixel(self, left, activations, x):
         pushed = [push(left[0], x, axis=1)]
         if self.blocks:
-            pushed.append(push(left[1], activations, axis=2))
+            pushed.append(push(left[1], activations[0], axis=2))
         return pushed
 
     def next_row(self, context, row, xs, activations):
@@ -282,10 +284,10 @@ class _PixelCNNScanner:
 
         Args:
             xs: `[batch, width, channels]`, the finished row.
-            activations: `[width, blocks, batch, filters]`, as `pixel` gave them.
+            activations: a list of `[width, blocks, batch, filters]`, as of `pixel`.
         """
         rows = [push(context[0][0], xs, axis=1)]
         if self.blocks:
-            finished = tf.transpose(activations, [1, 2, 0, 3])
+            finished = tf.transpose(activations[0], [1, 2, 0, 3])
             rows.append(push(context[0][1], finished, axis=2))
         return self._context(rows, row=row + 1)

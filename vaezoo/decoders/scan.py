@@ -5,13 +5,15 @@ effective weights and conditioning are computed once, then
 
     context = scanner.first_row(batch)         # all that a row needs of those above
     left = scanner.first_column(batch)         # activations to the left, all zero
-    pre = scanner.before_pixel(context, left, column)
+    pre = scanner.before_pixel(context, left, row, column)
     params, activations = scanner.pixel(pre, x)
     left = scanner.after_pixel(left, activations, x)
     context = scanner.next_row(context, row, xs, activations)
 
-`pixel` alone is sequential layer by layer; everything else is one batched product
-for all layers of the same shape. A scan computes what one pass over the whole
+`activations` is a list of what a pixel leaves to its neighbours. The first of them, in
+the shapes of `scanner.activation_shapes(batch)`, are for the next row: `next_row` gets
+them stacked, a column first. What sees the pixel itself is in `pixel`, which is called
+once a channel where the head has it so. A scan computes what one pass over the whole
 image computes: the tests hold every network to that.
 """
 
@@ -85,8 +87,8 @@ def row_cached_scan(network, head, uniforms, *, temperature, conditioning, known
         row_uniforms = uniforms[row]
         row_known = None if known is None else [part[row] for part in known]
 
-        def scan_pixel(column, left, values_row, activations_row):
-            pre = scanner.before_pixel(context, left, column)
+        def scan_pixel(column, left, values_row, activation_rows):
+            pre = scanner.before_pixel(context, left, row, column)
             values, activations = _draw_pixel(
                 head,
                 lambda x: scanner.pixel(pre, tf.cast(x, scanner.dtype)),
@@ -97,29 +99,28 @@ def row_cached_scan(network, head, uniforms, *, temperature, conditioning, known
             x = tf.cast(head.normalize(values), scanner.dtype)
             left = scanner.after_pixel(left, activations, x)
             values_row = values_row.write(column, values)
-            if scanner.keeps_activations:
-                activations_row = activations_row.write(column, activations)
-            return column + 1, left, values_row, activations_row
+            activation_rows = [
+                row.write(column, part)
+                for row, part in zip(activation_rows, activations, strict=False)
+            ]
+            return column + 1, left, values_row, activation_rows
 
         values_row = tf.TensorArray(
             tf.float32, width, element_shape=[static_batch, head.num_channels]
         )
-        activations_row = tf.TensorArray(
-            scanner.dtype,
-            width if scanner.keeps_activations else 0,
-            element_shape=[None, static_batch, scanner.filters]
-            if not scanner.keeps_activations
-            else [len(scanner.blocks), static_batch, scanner.filters],
-        )
-        _, _, values_row, activations_row = tf.while_loop(
+        activation_rows = [
+            tf.TensorArray(scanner.dtype, width, element_shape=shape)
+            for shape in scanner.activation_shapes(static_batch)
+        ]
+        _, _, values_row, activation_rows = tf.while_loop(
             lambda column, *_: column < width,
             scan_pixel,
-            (0, scanner.first_column(batch), values_row, activations_row),
+            (0, scanner.first_column(batch), values_row, activation_rows),
             maximum_iterations=width,
         )
         values_row = values_row.stack()
         xs = tf.cast(head.normalize(values_row), scanner.dtype)
-        activations = activations_row.stack() if scanner.keeps_activations else None
+        activations = [part.stack() for part in activation_rows]
         context = scanner.next_row(
             context, row, tf.transpose(xs, [1, 0, 2]), activations
         )

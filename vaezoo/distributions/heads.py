@@ -7,7 +7,9 @@ interface, for one image shape:
     steps_per_pixel      # 1, or num_channels where a channel's parameters depend on
                          # the channels before it through the network
     normalize(values)                          # levels -> the network's input
-    log_prob(params, values)                   # [..., num_outputs] -> [...], nats
+    channel_log_probs(params, values)          # [..., num_outputs] -> [..., channels],
+                                               # nats, given the channels before
+    log_prob(params, values)                   # [...]: their sum
     draw(params, uniforms, *, values, step, temperature)     # -> [batch, channels]
 """
 
@@ -35,11 +37,14 @@ class Bernoulli:
         """The network sees {0, 1}."""
         return values
 
+    def channel_log_probs(self, params, values):
+        """Nats a channel: `[..., channels]` logits and values."""
+        # x log p + (1 - x) log(1 - p), stable for logits of any size.
+        return values * params - tf.nn.softplus(params)
+
     def log_prob(self, params, values):
         """Nats a pixel: `[..., channels]` logits and values to `[...]`."""
-        # x log p + (1 - x) log(1 - p), stable for logits of any size.
-        log_probs = values * params - tf.nn.softplus(params)
-        return tf.reduce_sum(log_probs, axis=-1)
+        return tf.reduce_sum(self.channel_log_probs(params, values), axis=-1)
 
     def draw(self, params, uniforms, *, values, step, temperature):
         """Draw channel `step` from logits / temperature; keep the other `values`."""
@@ -112,12 +117,15 @@ class Categorical:
         shape = tf.concat([tf.shape(params)[:-1], [self.levels, self.num_channels]], 0)
         return tf.linalg.matrix_transpose(tf.reshape(params, shape))
 
-    def log_prob(self, params, values):
-        """Nats a pixel: `[..., num_outputs]` and `[..., channels]` to `[...]`."""
-        log_probs = -tf.nn.sparse_softmax_cross_entropy_with_logits(
+    def channel_log_probs(self, params, values):
+        """Nats a channel: `[..., num_outputs]` and `[..., channels]`."""
+        return -tf.nn.sparse_softmax_cross_entropy_with_logits(
             labels=tf.cast(values, tf.int32), logits=self._logits(params)
         )
-        return tf.reduce_sum(log_probs, axis=-1)
+
+    def log_prob(self, params, values):
+        """Nats a pixel: `[..., num_outputs]` and `[..., channels]` to `[...]`."""
+        return tf.reduce_sum(self.channel_log_probs(params, values), axis=-1)
 
     def draw(self, params, uniforms, *, values, step, temperature):
         """Draw channel `step` from logits / temperature; keep the other `values`."""
@@ -128,3 +136,199 @@ class Categorical:
         drawn = tf.reduce_sum(tf.cast(below, tf.float32), axis=-1, keepdims=True)
         drawn = tf.minimum(drawn, self.levels - 1.0)
         return tf.concat([values[:, :step], drawn, values[:, step + 1 :]], axis=-1)
+
+
+def _level_log_probs(scaled, loc, log_scale, levels, *, edge_bins=True):
+    """Nats of levels under a logistic that is rounded to them.
+
+    A level has the mass of the bin of one level's width around it, and the first and
+    the last one all that lies beyond:
+
+        sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b))
+
+    which has no cancellation, at any place and scale.
+
+    Args:
+        scaled: float32, levels scaled to [-1, 1].
+        loc, log_scale: float32 of shapes that broadcast with it, in the same units.
+        levels: int.
+        edge_bins: bool. Whether the ends get the mass beyond; without, the levels'
+            masses sum to less than 1.
+
+    Returns:
+        float32 of the broadcast shape.
+    """
+    half = 1.0 / (levels - 1)
+    inverse = tf.exp(-log_scale)
+    upper = (scaled - loc + half) * inverse
+    lower = (scaled - loc - half) * inverse
+    log_below = tf.math.log_sigmoid(upper)
+    log_above = tf.math.log_sigmoid(-lower)
+    width = tf.math.log(-tf.math.expm1(-2.0 * half * inverse))
+    inside = log_below + log_above + width
+    if not edge_bins:
+        return inside
+    end = 1.0 - half  # between the last level and the one before it
+    return tf.where(scaled < -end, log_below, tf.where(scaled > end, log_above, inside))
+
+
+def _draw_level(loc, log_scale, uniforms, levels, temperature):
+    """The level, a float32, whose bin holds a logistic's quantile."""
+    quantile = tf.math.log(uniforms) - tf.math.log1p(-uniforms)
+    value = loc + tf.exp(log_scale) * temperature * quantile
+    level = tf.floor((value + 1.0) * (0.5 * (levels - 1)) + 0.5)
+    return tf.clip_by_value(level, 0.0, levels - 1.0)
+
+
+class LogisticMixture:
+    """Channels of ordered levels: a mixture of rounded logistics (PixelCNN++, 2.1-2.2).
+
+    The channels of a pixel share a component, and a channel's location is linear in the
+    channels before it:
+
+        m_c' = m_c + sum over b < c of tanh(a_cb) x_b
+
+    A component is drawn by its inverse CDF, then each channel by a logistic's quantile,
+    rounded to the nearest level before the next channel sees it: the distribution that
+    is scored.
+
+    Args:
+        num_channels: int.
+        levels: int. Values of a channel.
+        num_components: int.
+    """
+
+    steps_per_pixel = 1
+    _MIN_LOG_SCALE = -7.0
+
+    def __init__(self, num_channels, levels=256, *, num_components=10):
+        self.num_channels = num_channels
+        self.levels = levels
+        self.num_components = num_components
+        num_pairs = num_channels * (num_channels - 1) // 2
+        self._sizes = [1, num_channels, num_channels, num_pairs]
+        self.num_outputs = num_components * sum(self._sizes)
+        self.num_uniforms = 1 + num_channels
+
+    def normalize(self, values):
+        """The network sees levels scaled to [-1, 1]."""
+        return values * (2.0 / (self.levels - 1)) - 1.0
+
+    def _split(self, params):
+        """Logits `[..., K]`; lists by channel, and by pair, of `[..., K]`."""
+        shape = tf.concat([tf.shape(params)[:-1], [-1, self.num_components]], 0)
+        parts = tf.unstack(tf.reshape(params, shape), num=sum(self._sizes), axis=-2)
+        channels = self.num_channels
+        logits, locs = parts[0], parts[1 : 1 + channels]
+        log_scales = [
+            tf.maximum(part, self._MIN_LOG_SCALE)
+            for part in parts[1 + channels : 1 + 2 * channels]
+        ]
+        return logits, locs, log_scales, list(map(tf.tanh, parts[1 + 2 * channels :]))
+
+    def _loc(self, channel, locs, coefficients, scaled):
+        """The locations of a channel given the ones before: `[..., K]`."""
+        loc = locs[channel]
+        first = channel * (channel - 1) // 2
+        for before in range(channel):
+            loc += coefficients[first + before] * scaled[..., before, None]
+        return loc
+
+    def channel_log_probs(self, params, values):
+        """Nats a channel: `[..., num_outputs]` and `[..., channels]`."""
+        logits, locs, log_scales, coefficients = self._split(params)
+        scaled = self.normalize(values)
+        # Of the component and the channels so far.
+        joint = tf.nn.log_softmax(logits)
+        totals = [tf.zeros_like(joint[..., 0])]
+        for channel in range(self.num_channels):
+            joint += _level_log_probs(
+                scaled[..., channel, None],
+                self._loc(channel, locs, coefficients, scaled),
+                log_scales[channel],
+                self.levels,
+            )
+            totals.append(tf.reduce_logsumexp(joint, axis=-1))
+        totals = tf.stack(totals, axis=-1)
+        return totals[..., 1:] - totals[..., :-1]
+
+    def log_prob(self, params, values):
+        """Nats a pixel: `[..., num_outputs]` and `[..., channels]` to `[...]`."""
+        return tf.reduce_sum(self.channel_log_probs(params, values), axis=-1)
+
+    def draw(self, params, uniforms, *, values, step, temperature):
+        """Draw all channels; the temperature is of the component and the scales."""
+        logits, locs, log_scales, coefficients = self._split(params)
+        logits /= temperature
+        # Unnormalised, so that the last step of the CDF is compared with itself.
+        cdf = tf.cumsum(tf.exp(logits - tf.reduce_max(logits, -1, keepdims=True)), -1)
+        below = cdf <= uniforms[:, :1] * cdf[:, -1:]
+        component = tf.reduce_sum(tf.cast(below, tf.int32), axis=-1)
+        component = tf.minimum(component, self.num_components - 1)
+        chosen = tf.one_hot(component, self.num_components)
+
+        def pick(parts):
+            return [tf.reduce_sum(part * chosen, -1, keepdims=True) for part in parts]
+
+        locs, log_scales, coefficients = map(pick, (locs, log_scales, coefficients))
+        drawn = values[:, :0]
+        for channel in range(self.num_channels):
+            level = _draw_level(
+                self._loc(channel, locs, coefficients, self.normalize(drawn)),
+                log_scales[channel],
+                uniforms[:, channel + 1 : channel + 2],
+                self.levels,
+                temperature,
+            )
+            drawn = tf.concat([drawn, level], axis=-1)
+        return drawn
+
+
+class Logistic:
+    """Channels of ordered levels, each a rounded logistic of its own.
+
+    Output `k` of a pixel is the location (the first `num_channels`) or the log scale of
+    channel `k mod num_channels`, in units of the levels scaled to [-1, 1].
+
+    Args:
+        num_channels: int.
+        levels: int. Values of a channel.
+        edge_bins: bool. Whether the first and the last level have the mass beyond; the
+            IAF authors' code has them without, which scores less than all of the mass
+            (a valid bound). Draws are the same.
+    """
+
+    steps_per_pixel = 1
+    _MIN_LOG_SCALE = -7.0
+
+    def __init__(self, num_channels, levels=256, *, edge_bins=True):
+        self.num_channels = num_channels
+        self.levels = levels
+        self.edge_bins = edge_bins
+        self.num_outputs = 2 * num_channels
+        self.num_uniforms = num_channels
+
+    def normalize(self, values):
+        """The network sees levels scaled to [-1, 1]."""
+        return values * (2.0 / (self.levels - 1)) - 1.0
+
+    def _split(self, params):
+        loc, log_scale = tf.split(params, 2, axis=-1)
+        return loc, tf.maximum(log_scale, self._MIN_LOG_SCALE)
+
+    def channel_log_probs(self, params, values):
+        """Nats a channel: `[..., num_outputs]` and `[..., channels]`."""
+        loc, log_scale = self._split(params)
+        scaled = self.normalize(values)
+        return _level_log_probs(
+            scaled, loc, log_scale, self.levels, edge_bins=self.edge_bins
+        )
+
+    def log_prob(self, params, values):
+        """Nats a pixel: `[..., num_outputs]` and `[..., channels]` to `[...]`."""
+        return tf.reduce_sum(self.channel_log_probs(params, values), axis=-1)
+
+    def draw(self, params, uniforms, *, values, step, temperature):
+        """Draw all channels; the temperature is of the scales."""
+        loc, log_scale = self._split(params)
+        return _draw_level(loc, log_scale, uniforms, self.levels, temperature)

@@ -79,6 +79,8 @@ class AutoregressiveImage(_Image):
         image_shape: `(height, width, channels)`.
         batch_size: int or int tensor. Images in the batch.
         conditioning: dict of the network's keyword arguments, `[batch, ...]` each.
+        call_options: dict of further keyword arguments of its teacher-forced pass,
+            such as `training` and the `seeds` of dropout.
     """
 
     def __init__(
@@ -89,11 +91,13 @@ class AutoregressiveImage(_Image):
         image_shape,
         batch_size,
         conditioning=None,
+        call_options=None,
         name="AutoregressiveImage",
     ):
         parameters = dict(locals())
         self._network = network
         self._conditioning = conditioning or {}
+        self._call_options = call_options or {}
         self._batch_size = batch_size
         super().__init__(head, image_shape, parameters=parameters, name=name)
 
@@ -106,7 +110,8 @@ class AutoregressiveImage(_Image):
     def params(self, images):
         """The head's parameters of every pixel, float32 `[batch, h, w, outputs]`."""
         values = self._head.normalize(tf.cast(images, tf.float32))
-        return tf.cast(self._network(values, **self._conditioning), tf.float32)
+        params = self._network(values, **self._conditioning, **self._call_options)
+        return tf.cast(params, tf.float32)
 
     def _log_prob(self, images):
         images = tf.convert_to_tensor(images)

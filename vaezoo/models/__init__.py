@@ -6,7 +6,12 @@ from vaezoo import keras_backend
 
 keras_backend.require_tensorflow()
 
-_MODULES = {"FAME": "fame", "PixelVAE": "pixelvae", "VLAE": "vlae"}
+_MODULES = {
+    "FAME": "fame",
+    "PixelCNNPP": "pixelcnnpp",
+    "PixelVAE": "pixelvae",
+    "VLAE": "vlae",
+}
 
 
 def get_class(name):

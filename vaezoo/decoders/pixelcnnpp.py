@@ -1,0 +1,296 @@
+"""PixelCNN++: two streams through a U, from an image to each pixel's parameters."""
+
+import keras
+import tensorflow as tf
+
+from vaezoo.layers.causal import down_shift
+from vaezoo.layers.dropout import Dropout
+from vaezoo.layers.shifted import ShiftedConv2D, ShiftedConv2DTranspose, right_shift
+from vaezoo.layers.weight_norm import Dense
+
+KERNELS = {"down": (2, 3), "down_right": (2, 2)}
+_NAMES = {"down": "rows", "down_right": "pixels"}
+_NUM_LEVELS = 3  # resolutions of the U: 1, 1/2 and 1/4 of the image
+
+
+def concat_elu(features):
+    """`elu` of the features and of their negatives: twice the channels."""
+    return tf.nn.elu(tf.concat([features, -features], axis=-1))
+
+
+@keras.saving.register_keras_serializable(package="vaezoo")
+class GatedResnet(keras.layers.Layer):
+    """A residual block of one stream.
+
+        h   = conv(f(x)) + nin(f(a)),    f = concat_elu
+        b,c = conv(dropout(f(h))) + V z
+        x'  = x + b sigmoid(c)
+
+    The terms of `a`, what else the block sees at its own position, and of the vector
+    `z` are absent without them.
+
+    Args:
+        filters: int. Channels of x and x'.
+        stream: "down" or "down_right".
+        dropout: float in [0, 1). Rate of the dropout.
+    """
+
+    def __init__(self, filters, *, stream, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        size, policy = KERNELS[stream], self.dtype_policy
+        self.first = ShiftedConv2D(
+            filters, size, stream=stream, dtype=policy, name="first"
+        )
+        self.skip = Dense(filters, dtype=policy, name="skip")
+        self.dropout = Dropout(dropout, dtype=policy, name="dropout")
+        # A small scale starts the block near the identity.
+        self.second = ShiftedConv2D(
+            2 * filters,
+            size,
+            stream=stream,
+            init_scale=0.1,
+            dtype=policy,
+            name="second",
+        )
+        self.code = keras.layers.Dense(
+            2 * filters,
+            use_bias=False,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.05),
+            dtype=policy,
+            name="code",
+        )
+
+    def build(self, inputs_shape, skip_shape=None, code_shape=None):
+        def doubled(shape):
+            return (*shape[:-1], 2 * shape[-1])
+
+        self.first.build(doubled(inputs_shape))
+        if skip_shape is not None:
+            self.skip.build(doubled(skip_shape))
+        self.second.build(doubled(inputs_shape))
+        if code_shape is not None:
+            self.code.build(code_shape)
+
+    def compute_output_shape(self, inputs_shape, skip_shape=None, code_shape=None):
+        return inputs_shape
+
+    def call(self, inputs, skip=None, code=None, *, seeds=None, training=False):
+        """Map `[batch, height, width, filters]` to the same shape."""
+        features = self.first(concat_elu(inputs))
+        if skip is not None:
+            features += self.skip(concat_elu(skip))
+        features = self.dropout(concat_elu(features), seeds=seeds, training=training)
+        features = self.second(features)
+        if code is not None:
+            features += self.code(code)[:, None, None, :]
+        values, gates = tf.split(features, 2, axis=-1)
+        return inputs + values * tf.sigmoid(gates)
+
+
+class Stream:
+    """The layers of one stream, in the order in which they are called.
+
+    Attributes:
+        up: for each resolution, the finest first, a list of `GatedResnet`.
+        down: the same of the way back, the coarsest first.
+        shrink: two `ShiftedConv2D`, from one resolution to the next.
+        grow: two layers, back to the finer one.
+    """
+
+    def __init__(self, stream, filters, num_resnets, *, dropout, strided, dtype):
+        def resnets(name, count):
+            return [
+                GatedResnet(
+                    filters,
+                    stream=stream,
+                    dropout=dropout,
+                    dtype=dtype,
+                    name=f"{_NAMES[stream]}_{name}_{index}",
+                )
+                for index in range(count)
+            ]
+
+        def conv(name, **options):
+            return ShiftedConv2D(
+                filters,
+                KERNELS[stream],
+                stream=stream,
+                dtype=dtype,
+                name=f"{_NAMES[stream]}_{name}",
+                **options,
+            )
+
+        def double(name):
+            return ShiftedConv2DTranspose(
+                filters, stream=stream, dtype=dtype, name=f"{_NAMES[stream]}_{name}"
+            )
+
+        steps = range(_NUM_LEVELS - 1)
+        self.up = [resnets(f"up_{level}", num_resnets) for level in range(_NUM_LEVELS)]
+        self.shrink = [
+            conv(f"shrink_{level}", strides=2 if strided else 1) for level in steps
+        ]
+        # One more on the way back wherever a resolution was left: the nodes that are
+        # passed across are those after each resnet and after each change of size.
+        self.down = [
+            resnets(f"down_{level}", num_resnets + (level > 0))
+            for level in range(_NUM_LEVELS)
+        ]
+        self.grow = [
+            ShiftedConv2DTranspose(
+                filters,
+                stream=stream,
+                dtype=dtype,
+                name=f"{_NAMES[stream]}_grow_{level}",
+            )
+            if strided
+            else conv(f"grow_{level}")
+            for level in steps
+        ]
+
+
+@keras.saving.register_keras_serializable(package="vaezoo")
+class PixelCNNPP(keras.layers.Layer):
+    """PixelCNN++ (Salimans et al., 2017, section 2 and figure 2), without a blind spot.
+
+    A stream that sees the rows above and one that sees the pixels to the left go down
+    to a quarter of the image's size and back, and at each node of the way back see the
+    node of the way there. Weight-normalised. Every output channel sees all colours of
+    the pixels before its own and none of its own, so that a head must say how a
+    pixel's colours depend on each other.
+
+    Args:
+        num_outputs: int. Output channels a pixel.
+        filters: int. Width of both streams.
+        num_resnets: int. Residual blocks at each resolution of the way there.
+        dropout: float in [0, 1). Rate of the dropout in each block.
+        strided: bool. Whether the streams change size; without, all of it has the
+            image's size.
+
+    Raises:
+        ValueError: in a call, if strides do not divide the image's sizes.
+    """
+
+    def __init__(
+        self, *, num_outputs, filters, num_resnets, dropout=0.0, strided=True, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.num_resnets = num_resnets
+        self.strided = strided
+        policy = self.dtype_policy
+
+        def first(name, kernel_size, stream):
+            return ShiftedConv2D(
+                filters, kernel_size, stream=stream, dtype=policy, name=name
+            )
+
+        # What each stream starts from: the rows above; the rows above, as wide as 3,
+        # and the column to the left, as high as 2.
+        self.rows_above = first("rows_above", (2, 3), "down")
+        self.row_above = first("row_above", (1, 3), "down")
+        self.column_left = first("column_left", (2, 1), "down_right")
+        options = {"dropout": dropout, "strided": strided, "dtype": policy}
+        self.rows = Stream("down", filters, num_resnets, **options)
+        self.pixels = Stream("down_right", filters, num_resnets, **options)
+        # Keras tracks layers in lists of a layer's own.
+        self.layers_of_streams = [
+            layer
+            for stream in (self.rows, self.pixels)
+            for part in (*stream.up, stream.shrink, *stream.down, stream.grow)
+            for layer in part
+        ]
+        self.outputs = Dense(num_outputs, dtype=policy, name="outputs")
+
+    def build(self, images_shape, code_shape=None):
+        padded = (*images_shape[:-1], images_shape[-1] + 1)
+        features = (*images_shape[:-1], self.filters)
+        for layer in (self.rows_above, self.row_above, self.column_left):
+            layer.build(padded)
+        both = (*features[:-1], 2 * self.filters)  # the skips: shapes as channels only
+        rows, pixels = self.rows, self.pixels
+        for level in range(_NUM_LEVELS):
+            for down, right in zip(rows.up[level], pixels.up[level], strict=True):
+                down.build(features, None, code_shape)
+                right.build(features, features, code_shape)
+            if level < _NUM_LEVELS - 1:
+                rows.shrink[level].build(features)
+                pixels.shrink[level].build(features)
+        for level in range(_NUM_LEVELS):
+            for down, right in zip(rows.down[level], pixels.down[level], strict=True):
+                down.build(features, features, code_shape)
+                right.build(features, both, code_shape)
+            if level < _NUM_LEVELS - 1:
+                rows.grow[level].build(features)
+                pixels.grow[level].build(features)
+        self.outputs.build(features)
+
+    def compute_output_shape(self, images_shape, code_shape=None):
+        return (*images_shape[:-1], self.outputs.filters)
+
+    def call(self, images, code=None, *, seeds=None, training=False):
+        """Map `[batch, height, width, channels]` to `[..., num_outputs]`.
+
+        Args:
+            images: in the head's units.
+            code: `[batch, size]`, a vector that every block sees, or `None`.
+            seeds: int64 `[batch]`, for dropout; needed where `training`.
+            training: bool.
+        """
+        self.check_size(*images.shape[1:3])
+        options = {"code": code, "seeds": seeds, "training": training}
+        # A channel of ones shows the edge of the image.
+        images = tf.concat([images, tf.ones_like(images[..., :1])], axis=-1)
+        down = down_shift(self.rows_above(images))
+        right = down_shift(self.row_above(images))
+        right += right_shift(self.column_left(images))
+        rows, pixels = self.rows, self.pixels
+        nodes = [(down, right)]
+        for level in range(_NUM_LEVELS):
+            for block, other in zip(rows.up[level], pixels.up[level], strict=True):
+                down = block(down, **options)
+                right = other(right, down, **options)
+                nodes.append((down, right))
+            if level < _NUM_LEVELS - 1:
+                down = rows.shrink[level](down)
+                right = pixels.shrink[level](right)
+                nodes.append((down, right))
+        nodes.pop()
+        for level in range(_NUM_LEVELS):
+            for block, other in zip(rows.down[level], pixels.down[level], strict=True):
+                skip_down, skip_right = nodes.pop()
+                down = block(down, skip_down, **options)
+                skip = tf.concat([down, skip_right], axis=-1)
+                right = other(right, skip, **options)
+            if level < _NUM_LEVELS - 1:
+                down = rows.grow[level](down)
+                right = pixels.grow[level](right)
+        return self.outputs(tf.nn.elu(right))
+
+    def scanner(self, height, width, *, code=None):
+        """The network unrolled for sampling; see `vaezoo.decoders.scan`."""
+        from vaezoo.decoders.pixelcnnpp_scan import PixelCNNPPScanner
+
+        return PixelCNNPPScanner(self, height, width, code)
+
+    def forget_conditioning(self):
+        """Set the weights of the code to 0: the image alone is seen."""
+        for block in self.layers_of_streams:
+            if isinstance(block, GatedResnet) and block.code.built:
+                block.code.kernel.assign(tf.zeros_like(block.code.kernel))
+
+    def check_size(self, height, width):
+        """Refuse images that the strides do not divide.
+
+        Raises:
+            ValueError: if `height` or `width`, where known, is not a multiple of 4.
+        """
+        if self.strided and any(
+            size is not None and size % 4 for size in (height, width)
+        ):
+            raise ValueError(
+                "A strided PixelCNN++ halves an image twice: its height and width must "
+                f"be divisible by 4. Received: {height}x{width}. Pad or resize the "
+                "images, or build it with strided=False."
+            )

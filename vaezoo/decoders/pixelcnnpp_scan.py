@@ -1,0 +1,436 @@
+"""PixelCNN++ unrolled for sampling: rows of one stream, pixels of the other.
+
+The stream of rows sees nothing of the current row, so all of it is computed once a row.
+The stream of pixels sees what is to the left, never the pixel itself, so all of it is
+computed before the pixel is drawn. A level of half or a quarter of the image's size is
+computed at every second or fourth row and column, under `tf.cond`, and held between.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+from vaezoo.decoders.pixelcnnpp import concat_elu
+
+_ABOVE = 0  # of the rows of a kernel of 2x2
+_LEFT, _OWN = 0, 1  # of its columns
+
+
+def _gate(features):
+    values, gates = tf.split(features, 2, axis=-1)
+    return values * tf.sigmoid(gates)
+
+
+def _shifted(rows):
+    """Rows `[..., width, channels]`, a column later."""
+    padding = [[0, 0]] * (rows.shape.rank - 2) + [[1, 0], [0, 0]]
+    return tf.pad(rows[..., :-1, :], padding)
+
+
+def _product(rows, kernel):
+    """Rows `[..., width, channels]` times `[channels, filters]`."""
+    return tf.einsum("...c,cf->...f", rows, kernel)
+
+
+def _two_columns(rows, kernel):
+    """At each place of rows, two taps: on it, and on the place to its left.
+
+    Args:
+        rows: `[..., batch, width, channels]`.
+        kernel: `[..., 2, channels, filters]`, of the left and of the own place.
+
+    Returns:
+        `[..., batch, width, filters]`.
+    """
+    shape = tf.shape(rows)
+    patches = tf.concat([_shifted(rows), rows], axis=-1)
+    flat = tf.reshape(patches, tf.concat([shape[:-3], [-1, patches.shape[-1]]], 0))
+    size, filters = patches.shape[-1], kernel.shape[-1]
+    kernel = tf.reshape(kernel, tf.concat([shape[:-3], [size, filters]], 0))
+    return tf.reshape(tf.matmul(flat, kernel), tf.concat([shape[:-1], [filters]], 0))
+
+
+@dataclasses.dataclass
+class _Level:
+    """The pixel stream's blocks of one resolution, the way there and the way back."""
+
+    rows: list  # the row stream's blocks, in the same order
+    pixels: list
+    num_up: int
+    step: int  # pixels of the image a position of the level
+
+
+class PixelCNNPPScanner:
+    """Row-cached PixelCNN++; see `vaezoo.decoders.scan` for the interface.
+
+    Args:
+        network: a built `vaezoo.decoders.pixelcnnpp.PixelCNNPP`.
+        height, width: ints, the image's.
+        code: `[batch, size]`, or `None`.
+    """
+
+    def __init__(self, network, height, width, code):
+        network.check_size(height, width)
+        self.height, self.width = height, width
+        self.dtype = network.compute_dtype
+        self.filters = network.filters
+        self.strided = network.strided
+        self.num_channels = network.rows_above.direction.shape[2]  # with the ones
+        self.levels = []
+        rows, pixels = network.rows, network.pixels
+        self.num_levels = len(rows.up)
+        for level in range(self.num_levels):
+            back = self.num_levels - 1 - level
+            self.levels.append(
+                _Level(
+                    [*rows.up[level], *rows.down[back]],
+                    [*pixels.up[level], *pixels.down[back]],
+                    num_up=len(rows.up[level]),
+                    step=2**level if network.strided else 1,
+                )
+            )
+        self.rows_above = self._affine(network.rows_above)
+        self.row_above = self._affine(network.row_above)
+        self.column_left = self._affine(network.column_left)
+        outputs, bias = self._affine(network.outputs)
+        self.outputs = outputs, bias
+        grow = list(reversed(range(self.num_levels - 1)))  # of the finer level
+        self.row_shrink = [self._affine(layer) for layer in rows.shrink]
+        self.row_grow = [self._affine(rows.grow[index]) for index in grow]
+        self.pixel_shrink = [self._affine(layer) for layer in pixels.shrink]
+        self.pixel_grow = [self._affine(pixels.grow[index]) for index in grow]
+        self.row_blocks = [self._blocks(level.rows, code) for level in self.levels]
+        self.pixel_blocks = [self._blocks(level.pixels, code) for level in self.levels]
+        # Of all blocks of a level at once: taps on the row above, and to the left.
+        self.above = [self._taps(blocks, slice(0, 1)) for blocks in self.pixel_blocks]
+        self.left = [
+            [kernel[:, 0, _LEFT] for kernel in self._taps(blocks, slice(1, 2))]
+            for blocks in self.pixel_blocks
+        ]
+
+    def _affine(self, layer):
+        return layer.kernel(), tf.cast(layer.bias, self.dtype)
+
+    def _blocks(self, blocks, code):
+        """Kernels and biases of a list of `GatedResnet`."""
+        unrolled = []
+        for block in blocks:
+            kernel, bias = self._affine(block.second)
+            if code is not None:
+                bias = block.code(code) + bias  # [batch, 2 filters]
+            unrolled.append(
+                {
+                    "first": self._affine(block.first),
+                    "second": (kernel, bias),
+                    "skip": self._affine(block.skip) if block.skip.built else None,
+                }
+            )
+        return unrolled
+
+    def _taps(self, blocks, rows):
+        """Taps of all first, and of all second layers: `[blocks, rows, 2, c, f]`."""
+        return [
+            tf.stack([block[name][0][rows] for block in blocks])
+            for name in ("first", "second")
+        ]
+
+    def _width(self, level):
+        return self.width // self.levels[level].step
+
+    # The rows: one row of the row stream, and what it and the rows above give the
+    # pixels.
+
+    def first_row(self, batch):
+        zeros = {"x": tf.zeros([batch, 2, self.width, self.num_channels], self.dtype)}
+        for level in range(self.num_levels):
+            width, num = self._width(level), len(self.levels[level].rows)
+            wide = [num, batch, width, 2 * self.filters]
+            for name in ("row_first", "row_second", "first", "second"):
+                zeros[f"{name}_{level}"] = tf.zeros(wide, self.dtype)
+            one = tf.zeros([batch, width, self.filters], self.dtype)
+            full = tf.zeros([batch, self.width, self.filters], self.dtype)
+            zeros |= {f"row_node_{level}": one, f"node_{level}": one}
+            zeros |= {f"row_out_{level}": one, f"row_out_above_{level}": one}
+            zeros[f"out_{level}"] = full
+            # What is added up for the pixels of the row to come, a column first.
+            zeros[f"terms_first_{level}"] = tf.zeros(
+                [width, num, batch, self.filters], self.dtype
+            )
+            zeros[f"terms_second_{level}"] = tf.zeros(
+                [width, num, batch, 2 * self.filters], self.dtype
+            )
+            zeros[f"terms_shrink_{level}"] = tf.zeros(
+                [width, batch, self.filters], self.dtype
+            )
+        zeros["start"] = tf.zeros([self.width, batch, self.filters], self.dtype)
+        return self._row(zeros, 0)
+
+    def next_row(self, context, row, xs, activations):
+        """The context of row `row + 1`.
+
+        Args:
+            xs: `[batch, width, channels]`, the finished row.
+            activations: of each level `[width, blocks, batch, 2 filters]` twice, then
+                a node and an output `[width, batch, filters]`.
+        """
+        context = dict(context)
+        ones = tf.ones_like(xs[..., :1])
+        x = tf.concat([xs, ones], -1)
+        context["x"] = tf.stack([context["x"][:, 1], x], axis=1)
+        for level in range(self.num_levels):
+            first, second, node, out = activations[4 * level : 4 * level + 4]
+            step = self.levels[level].step
+            finished = {
+                f"first_{level}": tf.transpose(first[::step], [1, 2, 0, 3]),
+                f"second_{level}": tf.transpose(second[::step], [1, 2, 0, 3]),
+                f"node_{level}": tf.transpose(node[::step], [1, 0, 2]),
+            }
+            is_new = tf.equal(row % step, 0)
+            for name, value in finished.items():
+                context[name] = tf.where(is_new, value, context[name])
+            # Of a row that the next finer level has.
+            is_new = tf.equal(row % self.levels[max(level - 1, 0)].step, 0)
+            context[f"out_{level}"] = tf.where(
+                is_new, tf.transpose(out, [1, 0, 2]), context[f"out_{level}"]
+            )
+        return self._row(context, row + 1)
+
+    def _row(self, context, row):
+        """The row stream at `row`, and the terms of its pixels."""
+        context = dict(context)
+        kernel, bias = self.rows_above
+        is_below = tf.cast(row > 0, self.dtype)  # the shifts bring zeros to row 0
+        x = context["x"]
+        down = (self._window(x, kernel) + bias) * is_below
+        kernel, bias = self.row_above
+        start = (self._window(x[:, 1:], kernel) + bias) * is_below
+        kernel, _ = self.column_left
+        start += _shifted(_product(x[:, 1], kernel[_ABOVE, 0]))
+        context["start"] = tf.transpose(start, [1, 0, 2])
+        _, context = self._row_level(0, down, context, row)
+        return context
+
+    def _window(self, rows, kernel):
+        """A convolution of a few rows into one, zeros to the left and right."""
+        columns = kernel.shape[1] // 2
+        padded = tf.pad(rows, [[0, 0], [0, 0], [columns, columns], [0, 0]])
+        return tf.nn.conv2d(padded, kernel, strides=1, padding="VALID")[:, 0]
+
+    def _row_level(self, level, features, context, row):
+        """The row stream at a level and below it, and what the pixels get of it."""
+        context, blocks = dict(context), self.row_blocks[level]
+        num_up = self.levels[level].num_up
+        inputs = {"first": [], "second": []}
+        skips = []  # what the pixel stream's blocks get from this one
+
+        def convolve(index, name, features):
+            kernel, bias = blocks[index][name]
+            doubled = concat_elu(features)
+            inputs[name].append(doubled)
+            above = context[f"row_{name}_{level}"][index]
+            outputs = self._window(tf.stack([above, doubled], 1), kernel)
+            return outputs + (bias if bias.shape.rank == 1 else bias[:, None])
+
+        def block(index, features, skip=None):
+            hidden = convolve(index, "first", features)
+            if skip is not None:
+                kernel, bias = blocks[index]["skip"]
+                hidden += _product(concat_elu(skip), kernel) + bias
+            return features + _gate(convolve(index, "second", hidden))
+
+        nodes = [features]
+        for index in range(num_up):
+            features = block(index, features)
+            nodes.append(features)
+            skips.append(features)
+        if level < self.num_levels - 1:
+            features, context = self._row_below(level, features, context, row)
+            context[f"row_node_{level}"] = nodes[-1]
+        else:
+            features = nodes.pop()
+        for index in range(num_up, len(blocks)):
+            features = block(index, features, nodes.pop())
+            skips.append(features)
+        for name, values in inputs.items():
+            context[f"row_{name}_{level}"] = tf.stack(values)
+        context[f"row_out_above_{level}"] = context[f"row_out_{level}"]
+        context[f"row_out_{level}"] = features
+        return features, self._terms(level, skips, context)
+
+    def _row_below(self, level, features, context, row):
+        """Down to the next level, where it has such a row, and back."""
+        kernel, bias = self.row_shrink[level]
+        below, above = level + 1, context[f"row_node_{level}"]
+        two_rows = tf.pad(
+            tf.stack([above, features], 1), [[0, 0], [0, 0], [1, 1], [0, 0]]
+        )
+
+        def go_on():
+            strides = 2 if self.strided else 1
+            coarse = tf.nn.conv2d(two_rows, kernel, strides=strides, padding="VALID")
+            return self._row_level(below, coarse[:, 0] + bias, context, row)[1]
+
+        if self.strided:
+            is_row = tf.equal(row % self.levels[below].step, 0)
+            context = tf.cond(is_row, go_on, lambda: dict(context))
+        else:
+            context = go_on()
+        kernel, bias = self.row_grow[level]
+        out = context[f"row_out_{below}"]
+        if not self.strided:
+            rows = tf.stack([context[f"row_out_above_{below}"], out], 1)
+            return self._window(rows, kernel) + bias, context
+        kernel = kernel[(row // self.levels[level].step) % 2]  # [3, filters, channels]
+        # A column 2C + j - 1 gets the tap j of the coarse column C.
+        taps = tf.einsum("bwc,jfc->bwjf", out, kernel)
+        right = tf.pad(taps[:, 1:, 0], [[0, 0], [0, 1], [0, 0]])
+        pairs = tf.stack([taps[:, :, 1], taps[:, :, 2] + right], axis=2)
+        shape = [-1, self._width(level), self.filters]
+        return tf.reshape(pairs, shape) + bias, context
+
+    def _terms(self, level, skips, context):
+        """What the pixels of a row get from the row above and from the row stream."""
+        context, blocks = dict(context), self.pixel_blocks[level]
+        num_up = self.levels[level].num_up
+        first_above, second_above = self.above[level]
+        first = _two_columns(context[f"first_{level}"], first_above[:, _ABOVE])
+        second = _two_columns(context[f"second_{level}"], second_above[:, _ABOVE])
+        extras, biases = [], []
+        for index, (block, skip) in enumerate(zip(blocks, skips, strict=True)):
+            kernel, bias = block["skip"]
+            if index >= num_up:  # of concat_elu([rows, pixels]): the rows' parts
+                kernel = self._parts(kernel)[0]
+            extra = _product(concat_elu(skip), kernel)
+            extras.append(extra + bias + block["first"][1])
+            biases.append(block["second"][1])
+        first += tf.stack(extras)
+        bias = tf.stack(biases)  # [blocks, (batch,) 2 filters]
+        second += bias[:, :, None] if bias.shape.rank == 3 else bias[:, None, None]
+        context[f"terms_first_{level}"] = tf.transpose(first, [2, 0, 1, 3])
+        context[f"terms_second_{level}"] = tf.transpose(second, [2, 0, 1, 3])
+        if level < self.num_levels - 1:
+            kernel, bias = self.pixel_shrink[level]
+            above = _two_columns(context[f"node_{level}"], kernel[_ABOVE]) + bias
+            context[f"terms_shrink_{level}"] = tf.transpose(above, [1, 0, 2])
+        return context
+
+    def _parts(self, kernel):
+        """A kernel of `concat_elu([rows, pixels])`, as one of each: `[2 F, F]`."""
+        rows, pixels, minus_rows, minus_pixels = tf.split(kernel, 4)
+        return tf.concat([rows, minus_rows], 0), tf.concat([pixels, minus_pixels], 0)
+
+    # The pixels.
+
+    def activation_shapes(self, batch):
+        shapes = []
+        for level in self.levels:
+            wide = [len(level.pixels), batch, 2 * self.filters]
+            shapes += [wide, wide, [batch, self.filters], [batch, self.filters]]
+        return shapes
+
+    def first_column(self, batch):
+        zeros = [tf.zeros(shape, self.dtype) for shape in self.activation_shapes(batch)]
+        return [tf.zeros([batch, self.num_channels], self.dtype), zeros]
+
+    def before_pixel(self, context, left, row, column):
+        x, activations = left
+        kernel, bias = self.column_left
+        is_right = tf.cast(column > 0, self.dtype)  # the shift brings zeros to column 0
+        features = context["start"][column]
+        features += (tf.matmul(x, kernel[1, 0]) + bias) * is_right
+        features, activations = self._pixel_level(
+            0, features, context, activations, row, column
+        )
+        kernel, bias = self.outputs
+        params = tf.matmul(tf.nn.elu(features), kernel) + bias
+        return params, activations
+
+    def _pixel_level(self, level, features, context, activations, row, column):
+        """The pixel stream at a level and below it, at one position."""
+        blocks, step = self.pixel_blocks[level], self.levels[level].step
+        num_up = self.levels[level].num_up
+        own, below = activations[4 * level : 4 * level + 4], 4 * level + 4
+        place = column // step
+        bases = [
+            context[f"terms_{name}_{level}"][place] + tf.matmul(left, kernel)
+            for name, left, kernel in zip(
+                ("first", "second"), own[:2], self.left[level], strict=True
+            )
+        ]
+        first, second = (tf.unstack(base, num=len(blocks)) for base in bases)
+        inputs = {"first": [], "second": []}
+
+        def convolve(index, name, base, features):
+            kernel, _ = blocks[index][name]
+            doubled = concat_elu(features)
+            inputs[name].append(doubled)
+            return base[index] + tf.matmul(doubled, kernel[1, _OWN])
+
+        def block(index, features, skip=None):
+            hidden = convolve(index, "first", first, features)
+            if skip is not None:
+                kernel = self._parts(blocks[index]["skip"][0])[1]
+                hidden += tf.matmul(concat_elu(skip), kernel)
+            return features + _gate(convolve(index, "second", second, hidden))
+
+        nodes = [features]
+        for index in range(num_up):
+            features = block(index, features)
+            nodes.append(features)
+        node = nodes[-1]
+        if level < self.num_levels - 1:
+            features, activations = self._pixel_below(
+                level, features, context, activations, row, column
+            )
+        else:
+            features = nodes.pop()
+        for index in range(num_up, len(blocks)):
+            features = block(index, features, nodes.pop())
+        own = [*map(tf.stack, inputs.values()), node, features]
+        return features, [*activations[: below - 4], *own, *activations[below:]]
+
+    def _pixel_below(self, level, features, context, activations, row, column):
+        """Down to the next level, where it has such a position, and back."""
+        below, step = level + 1, self.levels[level].step
+        left_node, left_out = activations[4 * level + 2], activations[4 * below + 3]
+        kernel, _ = self.pixel_shrink[level]
+        place = column // step
+
+        def go_on():
+            coarse = context[f"terms_shrink_{level}"][place]
+            coarse += tf.matmul(left_node, kernel[1, _LEFT])
+            coarse += tf.matmul(features, kernel[1, _OWN])
+            return self._pixel_level(below, coarse, context, activations, row, column)[
+                1
+            ]
+
+        def hold():
+            # On a row between, the output of the row above; else that to the left.
+            is_row = tf.equal(row % self.levels[below].step, 0)
+            held = tf.where(is_row, left_out, context[f"out_{below}"][:, column])
+            return [*activations[: 4 * below + 3], held, *activations[4 * below + 4 :]]
+
+        if self.strided:
+            size = self.levels[below].step
+            is_place = tf.equal(row % size, 0) & tf.equal(column % size, 0)
+            activations = tf.cond(is_place, go_on, hold)
+        else:
+            activations = go_on()
+        out = activations[4 * below + 3]
+        kernel, bias = self.pixel_grow[level]
+        if self.strided:
+            tap = kernel[(row // step) % 2, (column // step) % 2]  # [filters, channels]
+            return tf.matmul(out, tap, transpose_b=True) + bias, activations
+        above = context[f"out_{below}"]
+        before = tf.maximum(column - 1, 0)
+        is_right = tf.cast(column > 0, self.dtype)
+        grown = tf.matmul(above[:, before] * is_right, kernel[_ABOVE, _LEFT])
+        grown += tf.matmul(above[:, column], kernel[_ABOVE, _OWN])
+        grown += tf.matmul(left_out, kernel[1, _LEFT])
+        return grown + tf.matmul(out, kernel[1, _OWN]) + bias, activations
+
+    def pixel(self, pre, x):
+        return pre
+
+    def after_pixel(self, left, activations, x):
+        return [tf.concat([x, tf.ones_like(x[:, :1])], -1), activations]
