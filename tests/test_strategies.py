@@ -299,6 +299,7 @@ WORKER = """
 import json
 import os
 import signal
+import time
 
 from vaezoo import strategies
 
@@ -382,7 +383,9 @@ def test_workers_killed_stopped_and_resumed_end_where_undisturbed_ones_do(tmp_pa
     assert "step-000000014" in os.listdir(out / "checkpoints")
     assert not (out / "weights.h5").exists()
 
-    stopped = cluster(out, at=19, action="os.kill(os.getppid(), signal.SIGTERM)")
+    # It sleeps until the launcher, which has no processor to itself, has passed it on.
+    stop = "os.kill(os.getppid(), signal.SIGTERM); time.sleep(5)"
+    stopped = cluster(out, at=19, action=stop)
     assert stopped.returncode == 0, stopped.stderr[-3000:]
     assert "ended" not in stopped.stdout
     assert not (out / "weights.h5").exists()
