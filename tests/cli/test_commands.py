@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import click
+import numpy as np
 import pytest
+import tensorflow as tf
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
@@ -127,8 +129,60 @@ def test_every_status_is_explained():
     assert set(field.annotation.__args__) == set(entries.STATUSES)
 
 
+def test_training_says_what_it_makes_of_the_images(run_folder, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(2):
+        pixels = np.full([20, 16, 3], 200 * index, np.uint8)
+        path = str(images / f"{index}.png")
+        tf.io.write_file(path, tf.io.encode_png(pixels))
+    out, name = tmp_path / "out", f"image_folder:{images}"
+    options = ("--dataset", name, "--image-shape", "10x8x1", "--max-steps", 1)
+    result = run("train", run_folder, "--out", out, *options)
+    assert result.exit_code == 0, result.output
+    said = f"pixelvae_digits for 10x8x1 images of {name}: "
+    (line,) = [x for x in result.stderr.splitlines() if x.startswith(said)]
+    assert "cropped at the centre" in line and "1 where the level is 128" in line
+    entry = registry.describe(out)
+    assert entry.model.arguments["image_shape"] == [10, 8, 1]
+    # Elsewhere than on a terminal there are no control characters.
+    assert not {"\r", "\b", "\x1b"} & set(result.output)
+    result = run("evaluate", out, "--dataset", "digits", "--split", "test")
+    assert result.exit_code == 1 and "shape=(32, 8, 8, 1)" in result.output
+
+
 def test_another_size_of_images(run_folder, tmp_path):
     result = run("evaluate", run_folder, "--image-shape", "9x8x1", "--images", 1)
     assert result.exit_code == 1 and "(9, 8, 1)" in result.output
     result = run("evaluate", run_folder, "--image-shape", "9x8")
     assert result.exit_code == 2 and "HEIGHTxWIDTHxCHANNELS" in result.output
+
+
+@pytest.mark.slow
+def test_what_xla_kept_may_be_damaged(run_folder, tmp_path):
+    """Truncated, empty or gone, it is compiled anew, to the same picture."""
+    home = tmp_path / "a home"
+    pictures = set()
+
+    def sample():
+        output = tmp_path / "x.png"
+        arguments = ("sample", run_folder, "--num", "2", "--output", output)
+        process = subprocess.run(
+            [sys.executable, "-m", "vaezoo", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT | {"VAEZOO_HOME": str(home)},
+        )
+        assert process.returncode == 0, process.stderr
+        pictures.add(output.read_bytes())
+
+    sample()
+    (kept,) = home.glob("programs/*/xla_compile_cache*")
+    whole = kept.read_bytes()
+    for data in (whole[:1000], b""):
+        kept.write_bytes(data)
+        sample()
+        assert kept.stat().st_size > 0.9 * len(whole)
+    kept.unlink()
+    sample()
+    assert kept.exists() and len(pictures) == 1

@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import errno
+import io
 import json
 import os
 import sys
@@ -51,7 +52,7 @@ class Group(click.Group):
 
     def invoke(self, ctx):
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="vaezoo.nearest")
         with warnings.catch_warnings(), clear_errors():
             warnings.showwarning = _show_warning

@@ -36,7 +36,7 @@ def reproduce(
     num_importance_samples=None,
     num_seeds=None,
     seed=0,
-    verbose="auto",
+    verbose: int | str = "auto",
 ):
     """Run an experiment of a paper: train what it needs, measure, write it down.
 

@@ -77,6 +77,8 @@ class Programs:
         flags = os.environ.get("TF_XLA_FLAGS", "")
         if self._folder is None or "persistent_cache" in flags:
             return
+        if "'" in str(self._folder):  # the flags have no way to say it
+            return
         os.environ["TF_XLA_FLAGS"] = (
             f"{flags} --tf_xla_persistent_cache_directory='{self._folder}' "
             f"--tf_xla_persistent_cache_prefix={_XLA_PREFIX} "
