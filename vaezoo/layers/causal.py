@@ -120,19 +120,30 @@ class CausalConv2D(WeightNormalized):
         self.rows, self.columns = height // 2, width // 2  # above, to the left
         self.num_inputs = input_shape[-1] - self.num_maps
         shape = [height, width, input_shape[-1], self.filters]
-        self._mask = self._build_mask(shape)
-        self.add_direction(shape, mask=self._mask)
+        self.add_direction(shape, mask=self._mask(np))
 
-    def _build_mask(self, shape):
-        mask = np.zeros(shape, np.float32)
-        mask[: self.rows] = 1
-        mask[self.rows, : self.columns] = 1
-        inputs = colour_groups(shape[2], self.num_groups)[:, None]
-        outputs = colour_groups(shape[3], self.num_groups, self.copies)
+    def _mask(self, xp):
+        """What is read of the kernel, of NumPy's or of TensorFlow's operations.
+
+        A graph computes it from a few numbers: as a constant it would take as much of
+        every graph as the kernel itself.
+        """
+        height, width = self.kernel_size
+        before = np.zeros([height, width, 1, 1], np.float32)
+        before[: self.rows] = 1
+        before[self.rows, : self.columns] = 1
+        centre = np.zeros([height, width, 1, 1], np.float32)
+        centre[self.rows, self.columns] = 1
+        num_inputs = self.num_inputs + self.num_maps
+        inputs = xp.reshape(colour_groups(num_inputs, self.num_groups), [-1, 1])
+        outputs = xp.reshape(
+            colour_groups(self.filters, self.num_groups, self.copies), [1, -1]
+        )
         visible = inputs < outputs if self.mask_type == "A" else inputs <= outputs
-        mask[self.rows, self.columns] = visible
+        mask = before + centre * xp.where(visible, 1.0, 0.0)
         if self.num_maps and not self.mask_maps:
-            mask[:, :, self.num_inputs :] = 1
+            is_map = xp.reshape(np.arange(num_inputs) >= self.num_inputs, [-1, 1])
+            mask = xp.where(is_map, 1.0, mask)
         return mask
 
     @property
@@ -141,7 +152,7 @@ class CausalConv2D(WeightNormalized):
         return self.mask_type == "B" or self.num_groups > 1
 
     def taps(self):
-        return self.direction * self._mask
+        return self.direction * self._mask(tf)
 
     def linear(self, inputs, kernel):
         if inputs.shape[-1] == self.num_inputs:  # without the maps

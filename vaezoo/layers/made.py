@@ -13,20 +13,28 @@ from vaezoo.layers.weight_norm import Dense
 class MaskedDense(Dense):
     """Weight-normalised dense layer, `[batch, d]` to `[batch, filters]`, masked.
 
+    A unit sees the inputs of at most its own degree; one that no input reaches gives
+    its bias.
+
     Args:
-        mask: float array `[d, filters]`, 1 where an input reaches a unit. A unit that
-            no input reaches gives its bias.
+        below: int array `[d]`, the degrees of the inputs.
+        degrees: int array `[filters]`, those of the units.
     """
 
-    def __init__(self, mask, **kwargs):
-        super().__init__(mask.shape[1], **kwargs)
-        self._mask = np.asarray(mask, np.float32)
+    def __init__(self, below, degrees, **kwargs):
+        super().__init__(len(degrees), **kwargs)
+        self._below, self._degrees = below, degrees
 
     def build(self, input_shape):
-        self.add_direction([input_shape[-1], self.filters], mask=self._mask)
+        self.add_direction([input_shape[-1], self.filters], mask=self._mask(np))
+
+    def _mask(self, xp):
+        """Of NumPy's or of TensorFlow's operations: a graph does not hold it."""
+        visible = xp.reshape(self._below, [-1, 1]) <= xp.reshape(self._degrees, [1, -1])
+        return xp.where(visible, 1.0, 0.0)
 
     def taps(self):
-        return self.direction * self._mask
+        return self.direction * self._mask(tf)
 
 
 @keras.saving.register_keras_serializable(package="vaezoo")
@@ -70,15 +78,17 @@ class MADE(keras.layers.Layer):
         self.hidden = []
         for index, size in enumerate(hidden_sizes):
             degrees = 1 + np.arange(size) % (event_size - 1)
-            mask = below[:, None] <= degrees
             self.hidden.append(
-                MaskedDense(mask, dtype=self.dtype_policy, name=f"hidden_{index}")
+                MaskedDense(
+                    below, degrees, dtype=self.dtype_policy, name=f"hidden_{index}"
+                )
             )
             below = degrees
         # A small scale starts a flow near the identity.
         self.heads = [
             MaskedDense(
-                below[:, None] < inputs,
+                below,
+                inputs - 1,  # an output sees none of its own degree
                 init_scale=0.1,
                 dtype=self.dtype_policy,
                 name=f"output_{index}",
