@@ -129,6 +129,7 @@ def test_every_status_is_explained():
     assert set(field.annotation.__args__) == set(entries.STATUSES)
 
 
+@pytest.mark.slow
 def test_training_says_what_it_makes_of_the_images(run_folder, tmp_path):
     images = tmp_path / "images"
     images.mkdir()

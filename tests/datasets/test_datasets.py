@@ -595,3 +595,9 @@ def test_large_datasets_are_read_from_a_file(tmp_path, monkeypatch):
     assert file.stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="must have 8 images"):
         read(8, in_memory=False)
+
+
+def test_asking_for_a_dataset_that_is_not_prepared_is_silent(caplog):
+    for name in ("omniglot28", "downsampled_imagenet/32x32"):
+        tfds_source.builder(name)
+    assert "Variant folder" not in caplog.text

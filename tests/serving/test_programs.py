@@ -1,13 +1,15 @@
 """Programs that are kept: what makes them anew, and what they survive."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from vaezoo import sampling
 from vaezoo.serving import programs
-from vaezoo.zoo import registry
+from vaezoo.zoo import registry, weights
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +99,33 @@ def test_what_is_not_used_goes_and_all_can_be_cleared(
     assert not (folder / "old").exists() and (folder / "new").exists()
     assert programs.clear() > 0 and not folder.exists()
     assert programs.clear() == 0
+
+
+def test_what_fails_while_it_is_kept_is_compiled_anew_once(run_folder, monkeypatch):
+    opened, attempts = programs.Programs(run_folder), []
+
+    def fail(program, arrays):
+        attempts.append(program)
+        raise tf.errors.InternalError(None, None, "no space left")
+
+    monkeypatch.setattr(programs, "_loaded", fail)
+    with pytest.raises(tf.errors.InternalError):
+        opened.run("encode", **INPUTS)
+    with monkeypatch.context() as patch:
+        patch.setenv("TF_XLA_FLAGS", "--tf_xla_max_cluster_size=9")
+        patch.delitem(sys.modules, "tensorflow")
+        opened.keep_compiled()
+        flags = os.environ["TF_XLA_FLAGS"]
+    assert "max_cluster_size=9 --tf_xla_persistent_cache_directory='" in flags
+    with pytest.raises(OSError, match="no space left.*vaezoo cache --clear"):
+        opened.run("encode", **INPUTS)
+    assert len(attempts) == 3
+
+
+def test_weights_that_do_not_fit_are_refused(run_folder, expected, monkeypatch):
+    check(run_folder, expected)
+    arrays = weights.read_arrays(run_folder / "weights.h5")
+    arrays.pop(next(iter(arrays)))
+    monkeypatch.setattr(weights, "read_arrays", lambda path: arrays)
+    with pytest.raises(ValueError, match="must hold the model's variables"):
+        programs.Programs(run_folder).run("encode", **INPUTS)

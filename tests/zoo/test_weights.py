@@ -3,6 +3,7 @@ import http.server
 import subprocess
 import sys
 import threading
+import warnings
 
 import h5py
 import keras
@@ -336,3 +337,17 @@ def test_a_cache_that_cannot_be_written(remote, vaezoo_home, monkeypatch):
     monkeypatch.setenv("VAEZOO_HOME", str(file))
     with pytest.raises(OSError, match="Set VAEZOO_HOME"):
         weights.fetch(remote)
+
+
+def test_kerass_weights_load_in_silence_before_training_begins(tmp_path):
+    """The file has an optimizer's state, for which the new model has no room yet."""
+    trained, fresh = (tiny.build("vae", initialized=False) for _ in range(2))
+    for model in (trained, fresh):
+        model.compile(optimizer="adam")
+    trained.optimizer.build(trained.trainable_variables)
+    path = tmp_path / "x.weights.h5"
+    trained.save_weights(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fresh.load_weights(path)
+    np.testing.assert_array_equal(fresh.weights[0], trained.weights[0])

@@ -53,6 +53,7 @@ class Programs:
         self._announce = announce
         self._folder = _writable(folder_of(self.entry))
         self._sessions = {}
+        self._compiled_to = None
 
     @property
     def image_shape(self):
@@ -72,13 +73,17 @@ class Programs:
     def keep_compiled(self):
         """Let XLA keep what it compiles on a CPU, and find it again.
 
-        It is a setting of the process, and TensorFlow reads it as it starts.
+        It is a setting of the process, and TensorFlow reads it as it starts: it is left
+        as it is where TensorFlow has started.
         """
+        if "tensorflow" in sys.modules:
+            return
         flags = os.environ.get("TF_XLA_FLAGS", "")
         if self._folder is None or "persistent_cache" in flags:
             return
         if "'" in str(self._folder):  # the flags have no way to say it
             return
+        self._compiled_to = self._folder
         os.environ["TF_XLA_FLAGS"] = (
             f"{flags} --tf_xla_persistent_cache_directory='{self._folder}' "
             f"--tf_xla_persistent_cache_prefix={_XLA_PREFIX} "
@@ -115,19 +120,30 @@ class Programs:
         try:
             return self._session(name, inputs)(inputs)
         except tf.errors.OpError:
-            if self._folder is None or not any(self._folder.glob(f"{_XLA_PREFIX}*")):
+            if self._compiled_to is None:
                 raise
-            # What was kept may be damaged: compile anew, once.
-            for file in self._folder.glob(f"{_XLA_PREFIX}*"):
-                file.unlink(missing_ok=True)
-            self._sessions.clear()
+        # What was kept may be damaged: compile anew, once.
+        for file in self._compiled_to.glob(f"{_XLA_PREFIX}*"):
+            file.unlink(missing_ok=True)
+        self._sessions.clear()
+        try:
             return self._session(name, inputs)(inputs)
+        except tf.errors.OpError as error:
+            raise OSError(
+                "What was compiled must be kept in a folder that can be written and "
+                f"has room. Received: {str(self._compiled_to)!r} ({error.message}). If "
+                "this is the reason, clear it, `vaezoo cache --clear`, or set "
+                "VAEZOO_HOME to another folder."
+            ) from error
 
     def _session(self, name, inputs):
         """The program of a function for a batch's size, ready to run."""
         size = len(next(iter(inputs.values())))
         if (name, size) not in self._sessions:
             program = self._kept(name, size) or self._traced(name, size)
+            needed = program.signature_def[name].inputs
+            if not set(map(_weight_name, needed)) - {None} <= self._arrays.keys():
+                assert self._model  # says what does not fit
             self._sessions[name, size] = _loaded(program, self._arrays)
         return self._sessions[name, size]
 
@@ -265,6 +281,11 @@ def _trace(model, name, size):
     return result
 
 
+def _weight_name(key):
+    """The weight that an input of a program is, or `None`."""
+    return key.removeprefix("weights/") if key.startswith("weights/") else None
+
+
 def _loaded(program, arrays):
     """A program as a function of a dict of inputs to a dict of outputs."""
     import tensorflow as tf
@@ -285,9 +306,9 @@ def _loaded(program, arrays):
         return array.astype(graph.get_tensor_by_name(name).dtype.as_numpy_dtype)
 
     weights = {
-        name: cast(arrays[key.removeprefix("weights/")], name)
+        name: cast(arrays[weight], name)
         for key, name in names.items()
-        if key.startswith("weights/")
+        if (weight := _weight_name(key))
     }
 
     def run(inputs):
