@@ -114,14 +114,16 @@ def draw(model, values, context, seeds, *, temperature=None, known=None, jit=Fal
         sizes = [tf.shape(seeds)[0], height, width]
         known = tf.zeros([*sizes, channels], tf.uint8), tf.ones([*sizes, 1], tf.uint8)
 
-    def scan(values, context, seeds, uniforms, temperature, known):
-        likelihood = model.likelihood(values, context=context, seeds=seeds)
-        return likelihood.draw(uniforms, temperature=temperature, known=known)
-
-    if jit:
-        scan = tf.function(scan, autograph=False, jit_compile=True)
+    # One function of the model: what calls it, as the signatures of an export, has one
+    # graph of it between them.
+    scan = model.traced(_scan, reduce_retracing=False, jit_compile=jit or None)
     images = scan(values, context, seeds, uniforms, temperature, known)
     return tf.ensure_shape(images, [seeds.shape[0], *model.image_shape])
+
+
+def _scan(model, values, context, seeds, uniforms, temperature, known):
+    likelihood = model.likelihood(values, context=context, seeds=seeds)
+    return likelihood.draw(uniforms, temperature=temperature, known=known)
 
 
 def sample(model, seeds, temperature, *, jit=False):

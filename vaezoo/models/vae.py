@@ -160,14 +160,25 @@ class VAE(TrainedModel):
 
     # The public methods.
 
-    def _compiled(self, computation, **options):
-        """A computation of this model, traced once for each set of options."""
-        key = (computation, self.mode, tuple(sorted(options.items())))
+    def traced(
+        self, computation, *, reduce_retracing=True, jit_compile=None, **options
+    ):
+        """A computation of this model as a `tf.function`, made once.
+
+        Args:
+            computation: function of this model and nests of tensors.
+            reduce_retracing, jit_compile: as of `tf.function`.
+            **options: the computation's, by name.
+
+        Returns:
+            The `tf.function` of the tensors; the same one for the same arguments, as
+            long as the mode is the same.
+        """
+        how = {"reduce_retracing": reduce_retracing, "jit_compile": jit_compile}
+        key = (computation, self.mode, *sorted((how | options).items(), key=str))
         if key not in self._functions:
             function = functools.partial(computation, self, **options)
-            self._functions[key] = tf.function(
-                function, autograph=False, reduce_retracing=True
-            )
+            self._functions[key] = tf.function(function, autograph=False, **how)
         return self._functions[key]
 
     def _in_batches(self, function, rows, *, buckets):
@@ -217,7 +228,7 @@ class VAE(TrainedModel):
         seeds = sampling.row_seeds(seed, num)
         temperatures = checks.temperatures(temperature, num)
         return self._in_batches(
-            self._compiled(computations.sample, jit=jit),
+            self.traced(computations.sample, jit=jit),
             (seeds, temperatures),
             buckets=sampling.BATCH_SIZES,
         )
@@ -226,7 +237,7 @@ class VAE(TrainedModel):
         images = self._images(images)
         seeds = sampling.row_seeds(seed, len(images))
         return self._in_batches(
-            self._compiled(computation, **options),
+            self.traced(computation, **options),
             (images, seeds),
             buckets=sampling.BATCH_SIZES[:-1],
         )
@@ -264,7 +275,7 @@ class VAE(TrainedModel):
         images = self._images(images)
         seeds = sampling.row_seeds(seed, len(images))
         # In blocks of rows of its own, not padded: K passes of a row cost too much.
-        bound = self._compiled(
+        bound = self.traced(
             computations.log_likelihood, num_importance_samples=num_importance_samples
         )
         return bound(tf.constant(images), tf.constant(seeds))
@@ -332,7 +343,7 @@ class VAE(TrainedModel):
         num = len(next(iter(values.values())))
         seeds = sampling.row_seeds(seed, num)
         return self._in_batches(
-            self._compiled(computations.decode, jit=jit),
+            self.traced(computations.decode, jit=jit),
             (values, seeds),
             buckets=sampling.BATCH_SIZES,
         )
@@ -387,7 +398,7 @@ class VAE(TrainedModel):
         num_rounds = checks.integer("num_rounds", num_rounds, minimum=0)
         seeds = sampling.row_seeds(seed, num)
         return self._in_batches(
-            self._compiled(computations.complete, num_rounds=num_rounds, jit=jit),
+            self.traced(computations.complete, num_rounds=num_rounds, jit=jit),
             (images, mask, seeds),
             buckets=sampling.BATCH_SIZES,
         )
