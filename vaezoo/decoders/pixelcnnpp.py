@@ -3,19 +3,20 @@
 import keras
 import tensorflow as tf
 
+from vaezoo.decoders.pixelcnnpp_scan import PixelCNNPPScanner
 from vaezoo.layers.causal import down_shift
 from vaezoo.layers.dropout import Dropout
-from vaezoo.layers.shifted import ShiftedConv2D, ShiftedConv2DTranspose, right_shift
+from vaezoo.layers.shifted import (
+    ShiftedConv2D,
+    ShiftedConv2DTranspose,
+    concat_elu,
+    right_shift,
+)
 from vaezoo.layers.weight_norm import Dense
 
 KERNELS = {"down": (2, 3), "down_right": (2, 2)}
 _NAMES = {"down": "rows", "down_right": "pixels"}
 _NUM_LEVELS = 3  # resolutions of the U: 1, 1/2 and 1/4 of the image
-
-
-def concat_elu(features):
-    """`elu` of the features and of their negatives: twice the channels."""
-    return tf.nn.elu(tf.concat([features, -features], axis=-1))
 
 
 @keras.saving.register_keras_serializable(package="vaezoo")
@@ -270,8 +271,6 @@ class PixelCNNPP(keras.layers.Layer):
 
     def scanner(self, height, width, *, code=None):
         """The network unrolled for sampling; see `vaezoo.decoders.scan`."""
-        from vaezoo.decoders.pixelcnnpp_scan import PixelCNNPPScanner
-
         return PixelCNNPPScanner(self, height, width, code)
 
     def forget_conditioning(self):

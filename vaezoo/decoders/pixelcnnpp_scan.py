@@ -10,7 +10,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from vaezoo.decoders.pixelcnnpp import concat_elu
+from vaezoo.layers.shifted import concat_elu
 
 _ABOVE = 0  # of the rows of a kernel of 2x2
 _LEFT, _OWN = 0, 1  # of its columns

@@ -19,6 +19,11 @@ from vaezoo.layers.causal import convolve
 from vaezoo.layers.weight_norm import WeightNormalized
 
 
+def concat_elu(features):
+    """`elu` of the features and of their negatives: twice the channels."""
+    return tf.nn.elu(tf.concat([features, -features], axis=-1))
+
+
 def right_shift(images):
     """Shift `[batch, height, width, channels]` right by one column of zeros."""
     return tf.pad(images[:, :, :-1], [[0, 0], [0, 0], [1, 0], [0, 0]])
