@@ -280,6 +280,15 @@ def test_a_run_without_decay_may_be_made_longer(tmp_path, model):
     checkpoints.check_same_run(checkpoints.newest(tmp_path), longer)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as on a terminal: a shell's background jobs start with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_sigterm_and_ctrl_c_save_and_exit(tmp_path, model, number):
     callback, _ = callback_of(make_entry(), tmp_path, step=7)
@@ -293,6 +302,7 @@ def test_sigterm_and_ctrl_c_save_and_exit(tmp_path, model, number):
     assert checkpoints.list_checkpoints(tmp_path) == [tmp_path / "step-000000007"]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_ctrl_c_stops_at_once():
     calls = []
     with pytest.raises(KeyboardInterrupt):
@@ -316,6 +326,7 @@ def test_ctrl_c_stays_ignored_where_it_was():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_on_the_command_line(tmp_path):
     """It saves at the step and says how to go on; meanwhile no other may write."""
     folder, out = tmp_path / "entry", tmp_path / "out"
