@@ -7,9 +7,11 @@ from keras.src import testing
 
 from vaezoo.decoders.gated_pixelcnn import GatedPixelCNN
 from vaezoo.decoders.pixelcnn import PixelCNN
+from vaezoo.decoders.pixelcnnpp import GatedResnet, PixelCNNPP
 from vaezoo.layers.causal import CausalConv2D, VerticalConv2D
 from vaezoo.layers.dropout import Dropout
 from vaezoo.layers.made import MADE
+from vaezoo.layers.shifted import ShiftedConv2D, ShiftedConv2DTranspose
 from vaezoo.layers.weight_norm import Conv2D, Conv2DTranspose, Dense
 
 IMAGES = (2, 5, 5, 3)
@@ -36,6 +38,22 @@ CASES = {
     VerticalConv2D: ({"filters": 4, "kernel_size": 3}, IMAGES, (2, 5, 5, 4)),
     PixelCNN: (NETWORK, IMAGES, (2, 5, 5, 6)),
     GatedPixelCNN: (NETWORK, IMAGES, (2, 5, 5, 6)),
+    ShiftedConv2D: (
+        {"filters": 4, "kernel_size": (2, 3), "stream": "down", "strides": 2},
+        IMAGES,
+        (2, 3, 3, 4),
+    ),
+    ShiftedConv2DTranspose: (
+        {"filters": 4, "stream": "down_right"},
+        IMAGES,
+        (2, 10, 10, 4),
+    ),
+    GatedResnet: ({"filters": 3, "stream": "down"}, IMAGES, IMAGES),
+    PixelCNNPP: (
+        {"num_outputs": 6, "filters": 4, "num_resnets": 1},
+        (2, 4, 8, 3),
+        (2, 4, 8, 6),
+    ),
     MADE: ({"event_size": 5, "hidden_sizes": (7, 8)}, (2, 5), ((2, 5),)),
     Dropout: ({"rate": 0.5}, (2, 5), (2, 5)),
 }
