@@ -27,8 +27,8 @@ _OUTPUTS_PER_PASS = 2**25  # parameters of pixels (128 MiB) computed at once
 class VAE(TrainedModel):
     """A variational autoencoder over uint8 images `[batch, height, width, channels]`.
 
-    A model implements `features`, `infer`, `generate` and `likelihood`, and calls
-    `finish_build` at the end of its constructor. A model without latents returns no
+    A model implements `features`, `infer`, `generate` and `likelihood`, keeps the head of
+    its likelihood as `head`, and calls `finish_build` at the end of its constructor. A model without latents returns no
     latents, and its likelihoods are exact. Losses are in nats, summed over an image
     and averaged over the batch.
 
@@ -42,6 +42,7 @@ class VAE(TrainedModel):
     """
 
     image_shape: tuple[int, int, int]
+    head: Any  # of `vaezoo.distributions.heads`
     latent_shapes: dict[str, tuple[int, ...]]
     zoo_entry: ZooEntry  # of a model that `vaezoo.load` made
 
@@ -56,7 +57,8 @@ class VAE(TrainedModel):
     @property
     def rows_per_pass(self) -> int:
         """Decoder rows, images x importance samples, that a bound computes at once."""
-        outputs = self.num_dims * self.levels
+        height, width, _ = self.image_shape
+        outputs = height * width * self.head.num_outputs
         return max(1, min(128, _OUTPUTS_PER_PASS // outputs))
 
     # The paper's part: what a model implements.
