@@ -176,6 +176,40 @@ def test_cached_scan_equals_naive_scan(name):
 
 
 @pytest.mark.parametrize(
+    "name", ["pixelvae_free_maps", "pixelcnn_colour", "vlae", "fame"]
+)
+def test_a_wavefront_draws_what_the_scan_draws(name):
+    """With and without maps, in colour, with a first kernel of 3 and of 7."""
+    model = tiny.shared(name)
+    distribution = tiny.likelihood(model, 3)
+    images = tiny.images_for(model, 3)
+    generator = np.random.default_rng(2)
+    mask = generator.integers(0, 2, (*images.shape[:3], 1)).astype(np.uint8)
+    uniforms = generator.uniform(size=(3, *distribution.noise_shape))
+    uniforms = tf.constant(uniforms, tf.float32)
+    temperature = tf.constant([1.0, 0.5, 2.0])
+
+    def draw(uniforms, along_wavefront):
+        return distribution.draw(
+            uniforms,
+            temperature=temperature,
+            known=(images, mask),
+            along_wavefront=along_wavefront,
+        )
+
+    assert 3 <= distribution._network.max_wavefront_batch
+    rows, along = (tf.function(draw)(uniforms, choice) for choice in (False, True))
+    np.testing.assert_array_equal(along, rows)
+    # Where the batch is not known, it is decided in the graph.
+    spec = tf.TensorSpec([None, *distribution.noise_shape], tf.float32)
+    free = tf.function(
+        lambda uniforms: distribution.draw(uniforms, along_wavefront=True),
+        input_signature=[spec],
+    )
+    np.testing.assert_array_equal(free(uniforms), distribution.draw(uniforms))
+
+
+@pytest.mark.parametrize(
     "name", ["gated_pixelvae", "pixelvae", "gated_pixelvae_colour"]
 )
 def test_scan_forces_known_pixels(name):

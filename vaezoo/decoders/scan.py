@@ -20,10 +20,20 @@ image computes: the tests hold every network to that.
 import tensorflow as tf
 
 
-def _draw_pixel(head, params_of, uniforms, temperature, known):
-    """Draw one pixel's channels in order; return them and `params_of`'s last extra.
+def draw_pixel(head, params_of, uniforms, temperature, known):
+    """Draw one pixel's channels in order.
 
-    `params_of(values)` gives the head's parameters from the channels drawn so far.
+    Args:
+        head: a likelihood head.
+        params_of: function of the channels drawn so far, normalised, to the head's
+            parameters and something else.
+        uniforms: `[batch, head.num_uniforms]`.
+        temperature: `[batch, 1]`.
+        known: `None`, or values `[batch, channels]` and a bool `[batch, 1]`, false
+            where they are to be taken.
+
+    Returns:
+        The channels, float32 `[batch, channels]`, and what else `params_of` gave last.
     """
     values = tf.zeros_like(uniforms[:, :1]) + tf.zeros([head.num_channels])
     extra = None
@@ -89,7 +99,7 @@ def row_cached_scan(network, head, uniforms, *, temperature, conditioning, known
 
         def scan_pixel(column, left, values_row, activation_rows):
             pre = scanner.before_pixel(context, left, row, column)
-            values, activations = _draw_pixel(
+            values, activations = draw_pixel(
                 head,
                 lambda x: scanner.pixel(pre, tf.cast(x, scanner.dtype)),
                 row_uniforms[column],
@@ -160,7 +170,7 @@ def naive_scan(network, head, uniforms, *, temperature, conditioning, known=None
             params = network(inputs, **conditioning)
             return params[:, row, column], None
 
-        values, _ = _draw_pixel(
+        values, _ = draw_pixel(
             head,
             params_of,
             uniforms_of[row, column],

@@ -116,14 +116,26 @@ def draw(model, values, context, seeds, *, temperature=None, known=None, jit=Fal
 
     # One function of the model: what calls it, as the signatures of an export, has one
     # graph of it between them.
-    scan = model.traced(_scan, reduce_retracing=False, jit_compile=jit or None)
+    scan = model.traced(
+        _scan,
+        reduce_retracing=False,
+        jit_compile=jit or None,
+        along_wavefront=not jit,
+    )
     images = scan(values, context, seeds, uniforms, temperature, known)
     return tf.ensure_shape(images, [seeds.shape[0], *model.image_shape])
 
 
-def _scan(model, values, context, seeds, uniforms, temperature, known):
+def _scan(
+    model, values, context, seeds, uniforms, temperature, known, *, along_wavefront
+):
     likelihood = model.likelihood(values, context=context, seeds=seeds)
-    return likelihood.draw(uniforms, temperature=temperature, known=known)
+    return likelihood.draw(
+        uniforms,
+        temperature=temperature,
+        known=known,
+        along_wavefront=along_wavefront,
+    )
 
 
 def sample(model, seeds, temperature, *, jit=False):

@@ -27,10 +27,10 @@ _OUTPUTS_PER_PASS = 2**25  # parameters of pixels (128 MiB) computed at once
 class VAE(TrainedModel):
     """A variational autoencoder over uint8 images `[batch, height, width, channels]`.
 
-    A model implements `features`, `infer`, `generate` and `likelihood`, keeps the head of
-    its likelihood as `head`, and calls `finish_build` at the end of its constructor. A model without latents returns no
-    latents, and its likelihoods are exact. Losses are in nats, summed over an image
-    and averaged over the batch.
+    A model implements `features`, `infer`, `generate` and `likelihood`, keeps the head
+    of its likelihood as `head`, and calls `finish_build` at the end of its constructor.
+    A model without latents returns no latents, and its likelihoods are exact. Losses
+    are in nats, summed over an image and averaged over the batch.
 
     Args:
         image_shape: `(height, width, channels)`.
