@@ -1,4 +1,4 @@
-"""Sampling: one forward pass, the naive loop, and the fast scans, in a graph and in XLA.
+"""Sampling: one pass, the naive loop, and the fast scans, in a graph and in XLA.
 
     python benchmarks/sampling.py [--batch 1 16] [--networks masked rgb fame_cifar10]
 
