@@ -16,6 +16,11 @@ from vaezoo.layers.weight_norm import Dense
 
 KERNELS = {"down": (2, 3), "down_right": (2, 2)}
 _NAMES = {"down": "rows", "down_right": "pixels"}
+_SIZE_RULE = (
+    "`images` of a strided PixelCNN++, which halves them twice, must have a height and "
+    "a width divisible by 4. Received: {}. Pad or resize them, or build it with "
+    "strided=False."
+)
 _NUM_LEVELS = 3  # resolutions of the U: 1, 1/2 and 1/4 of the image
 
 
@@ -240,6 +245,8 @@ class PixelCNNPP(keras.layers.Layer):
             training: bool.
         """
         self.check_size(*images.shape[1:3])
+        if self.strided and None in images.shape[1:3]:
+            images = self._checked(images)
         options = {"code": code, "seeds": seeds, "training": training}
         # A channel of ones shows the edge of the image.
         images = tf.concat([images, tf.ones_like(images[..., :1])], axis=-1)
@@ -285,11 +292,13 @@ class PixelCNNPP(keras.layers.Layer):
         Raises:
             ValueError: if `height` or `width`, where known, is not a multiple of 4.
         """
-        if self.strided and any(
-            size is not None and size % 4 for size in (height, width)
-        ):
-            raise ValueError(
-                "A strided PixelCNN++ halves an image twice: its height and width must "
-                f"be divisible by 4. Received: {height}x{width}. Pad or resize the "
-                "images, or build it with strided=False."
-            )
+        sizes = [size for size in (height, width) if size is not None]
+        if self.strided and any(size % 4 for size in sizes):
+            raise ValueError(_SIZE_RULE.format(f"{height}x{width}"))
+
+    def _checked(self, images):
+        sizes = tf.shape(images)[1:3]
+        message = tf.strings.format(_SIZE_RULE, sizes)
+        is_divided = tf.reduce_all(tf.equal(sizes % 4, 0))
+        with tf.control_dependencies([tf.debugging.Assert(is_divided, [message])]):
+            return tf.identity(images)
