@@ -7,7 +7,7 @@ from keras.src import testing
 
 from vaezoo.decoders.gated_pixelcnn import GatedPixelCNN
 from vaezoo.decoders.pixelcnn import PixelCNN
-from vaezoo.decoders.pixelcnnpp import GatedResnet, PixelCNNPP
+from vaezoo.decoders.pixelcnnpp import GatedResnet
 from vaezoo.layers.causal import CausalConv2D, VerticalConv2D
 from vaezoo.layers.dropout import Dropout
 from vaezoo.layers.made import MADE
@@ -49,7 +49,7 @@ CASES = {
         (2, 10, 10, 4),
     ),
     GatedResnet: ({"filters": 3, "stream": "down"}, IMAGES, IMAGES),
-    PixelCNNPP: (
+    PixelCNNPPNetwork: (
         {"num_outputs": 6, "filters": 4, "num_resnets": 1},
         (2, 4, 8, 3),
         (2, 4, 8, 6),
@@ -87,3 +87,14 @@ def test_a_users_model_of_layers_is_loaded_again(layer, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     values = np.random.default_rng(0).normal(size=inputs).astype(np.float32)
     np.testing.assert_array_equal(loaded(values), model(values))
+
+
+def test_every_class_is_registered_under_a_name_of_its_own():
+    """Of two that share a name, Keras would load the one for the other."""
+    from vaezoo import models
+
+    classes = [*CASES, *map(models.get_class, models._MODULES)]
+    names = [keras.saving.get_registered_name(cls) for cls in classes]
+    assert len(set(names)) == len(names)
+    for name, cls in zip(names, classes, strict=True):
+        assert keras.saving.get_registered_object(name) is cls

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vaezoo.decoders.pixelcnnpp import PixelCNNPP as Network
+from vaezoo.decoders.pixelcnnpp import PixelCNNPPNetwork as Network
 from vaezoo.distributions import heads
 from vaezoo.distributions import images as image_distributions
 from vaezoo.models.pixelcnnpp import PixelCNNPP

@@ -157,7 +157,7 @@ class Stream:
 
 
 @keras.saving.register_keras_serializable(package="vaezoo")
-class PixelCNNPP(keras.layers.Layer):
+class PixelCNNPPNetwork(keras.layers.Layer):
     """PixelCNN++ (Salimans et al., 2017, section 2 and figure 2), without a blind spot.
 
     A stream that sees the rows above and one that sees the pixels to the left go down

@@ -64,7 +64,7 @@ class PixelCNNPPScanner:
     """Row-cached PixelCNN++; see `vaezoo.decoders.scan` for the interface.
 
     Args:
-        network: a built `vaezoo.decoders.pixelcnnpp.PixelCNNPP`.
+        network: a built `vaezoo.decoders.pixelcnnpp.PixelCNNPPNetwork`.
         height, width: ints, the image's.
         code: `[batch, size]`, or `None`.
     """

@@ -68,7 +68,7 @@ class PixelCNNPP(VAE):
             self.head = heads.LogisticMixture(
                 channels, levels, num_components=num_components
             )
-        self.network = pixelcnnpp.PixelCNNPP(
+        self.network = pixelcnnpp.PixelCNNPPNetwork(
             num_outputs=self.head.num_outputs,
             filters=filters,
             num_resnets=num_resnets,
