@@ -7,7 +7,7 @@ from keras.src import testing
 
 from vaezoo.decoders.gated_pixelcnn import GatedPixelCNN
 from vaezoo.decoders.pixelcnn import PixelCNN
-from vaezoo.decoders.pixelcnnpp import GatedResnet
+from vaezoo.decoders.pixelcnnpp import GatedResnet, PixelCNNPPNetwork
 from vaezoo.layers.causal import CausalConv2D, VerticalConv2D
 from vaezoo.layers.dropout import Dropout
 from vaezoo.layers.made import MADE
