@@ -83,8 +83,8 @@ def test_processes_that_the_holder_started_do_not_hold(tmp_path):
     with files.held(tmp_path):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        with files.held(tmp_path):
-            pass
+        with files.held(tmp_path):  # or a BlockingIOError
+            assert child.poll() is None
     finally:
         child.kill()
         child.wait()

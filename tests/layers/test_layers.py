@@ -7,6 +7,7 @@ import tensorflow as tf
 import tiny
 from vaezoo.layers import causal, weight_norm
 from vaezoo.layers.dropout import Dropout
+from vaezoo.layers.made import MADE
 
 WEIGHT_NORMALIZED = {
     "dense": (lambda: weight_norm.Dense(5, init_scale=0.7), (6,)),
@@ -133,3 +134,19 @@ def test_dropout():
     np.testing.assert_array_equal(layer(inputs), inputs)
     with pytest.raises(ValueError, match="Received: rate=1"):
         Dropout(1)
+
+
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (causal.CausalConv2D(64, 3, mask_type="B", num_groups=3), [1, 4, 4, 64]),
+        (MADE(64, (256, 256)), [1, 64]),
+    ],
+    ids=["convolution", "MADE"],
+)
+def test_a_graph_holds_no_mask(layer, shape):
+    """As a constant a mask takes as much of an export as the kernel, in each graph."""
+    graph = tf.function(layer).get_concrete_function(tf.TensorSpec(shape)).graph
+    size = sum(op.node_def.ByteSize() for op in graph.get_operations())
+    weights = sum(variable.numpy().nbytes for variable in layer.weights)
+    assert size < 0.2 * weights

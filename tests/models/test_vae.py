@@ -1,5 +1,6 @@
 """What the base class promises of every model."""
 
+import functools
 import math
 
 import keras
@@ -450,3 +451,20 @@ def test_free_bits_of_a_model_without_latents_are_none():
     model.compile("adam", free_bits_nats=1.0)
     logs = model.fit(tiny.images_for(model, 8), verbose=0).history
     assert logs["loss"] == logs["reconstruction"]
+
+
+def test_signatures_share_one_graph_of_the_scan():
+    """`sample` and `decode` call the same function of a graph, not a copy each."""
+    model = tiny.build("gated_pixelvae_noup")
+    seeds = tf.TensorSpec([None], tf.int64)
+    values = {"z": tf.TensorSpec([None, 3])}
+    scans = []
+    for computation, specs in (
+        (computations.sample, (seeds, tf.TensorSpec([None]))),
+        (computations.decode, (values, seeds)),
+    ):
+        function = tf.function(functools.partial(computation, model), autograph=False)
+        graph = function.get_concrete_function(*specs).graph
+        calls = [op for op in graph.get_operations() if "PartitionedCall" in op.type]
+        scans.append([op.get_attr("f").name for op in calls])
+    assert len(scans[0]) == 1 and scans[0] == scans[1]

@@ -321,6 +321,7 @@ def test_ctrl_c_stays_ignored_where_it_was():
     try:
         with checkpoints.stop_signals_call(pytest.fail):
             os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -92,8 +92,7 @@ class PixelCNNPPScanner:
         self.rows_above = self._affine(network.rows_above)
         self.row_above = self._affine(network.row_above)
         self.column_left = self._affine(network.column_left)
-        outputs, bias = self._affine(network.outputs)
-        self.outputs = outputs, bias
+        self.outputs = self._affine(network.outputs)
         grow = list(reversed(range(self.num_levels - 1)))  # of the finer level
         self.row_shrink = [self._affine(layer) for layer in rows.shrink]
         self.row_grow = [self._affine(rows.grow[index]) for index in grow]

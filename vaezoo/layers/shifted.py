@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from vaezoo.layers.causal import convolve
-from vaezoo.layers.weight_norm import WeightNormalized
+from vaezoo.layers.weight_norm import Conv2D, Conv2DTranspose
 
 
 def concat_elu(features):
@@ -30,7 +30,7 @@ def right_shift(images):
 
 
 @keras.saving.register_keras_serializable(package="vaezoo")
-class ShiftedConv2D(WeightNormalized):
+class ShiftedConv2D(Conv2D):
     """Weight-normalised convolution of the down or the down-right stream.
 
     Maps `[batch, height, width, channels]` to `[batch, ceil(height / strides),
@@ -44,10 +44,8 @@ class ShiftedConv2D(WeightNormalized):
     """
 
     def __init__(self, filters, kernel_size, *, stream, strides=1, **kwargs):
-        super().__init__(filters, **kwargs)
-        self.kernel_size = tuple(kernel_size)
+        super().__init__(filters, tuple(kernel_size), strides=strides, **kwargs)
         self.stream = stream
-        self.strides = strides
         rows, columns = self.kernel_size
         # Zeros before and after: an output sees nothing below it.
         right = columns // 2 if stream == "down" else 0
@@ -55,11 +53,6 @@ class ShiftedConv2D(WeightNormalized):
 
     def build(self, input_shape):
         self.add_direction([*self.kernel_size, input_shape[-1], self.filters])
-
-    def compute_output_shape(self, input_shape):
-        batch, *sizes, _ = input_shape
-        sizes = [None if size is None else -(-size // self.strides) for size in sizes]
-        return (batch, *sizes, self.filters)
 
     def linear(self, inputs, kernel):
         inputs = tf.pad(inputs, self.padding)
@@ -69,7 +62,7 @@ class ShiftedConv2D(WeightNormalized):
 
 
 @keras.saving.register_keras_serializable(package="vaezoo")
-class ShiftedConv2DTranspose(WeightNormalized):
+class ShiftedConv2DTranspose(Conv2DTranspose):
     """Weight-normalised transposed convolution that doubles a stream's maps.
 
     Maps `[batch, height, width, channels]` to `[batch, 2 height, 2 width, filters]`.
@@ -82,19 +75,14 @@ class ShiftedConv2DTranspose(WeightNormalized):
     """
 
     def __init__(self, filters, *, stream, **kwargs):
-        super().__init__(filters, **kwargs)
+        kernel_size = (2, 3) if stream == "down" else (2, 2)
+        super().__init__(filters, kernel_size, **kwargs)
         self.stream = stream
-        self.kernel_size = (2, 3) if stream == "down" else (2, 2)
 
     def build(self, input_shape):
         self.add_direction(
             [*self.kernel_size, self.filters, input_shape[-1]], output_axis=2
         )
-
-    def compute_output_shape(self, input_shape):
-        batch, *sizes, _ = input_shape
-        sizes = [None if size is None else 2 * size for size in sizes]
-        return (batch, *sizes, self.filters)
 
     def linear(self, inputs, kernel):
         batch, height, width = tf.unstack(tf.shape(inputs)[:3])

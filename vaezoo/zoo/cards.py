@@ -255,13 +255,14 @@ def _comparison(entry):
     where = f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv})"
     if paper.arxiv is None:
         where = paper.title
+    place = f"table {paper.table}" if paper.table[0].isdigit() else paper.table
     ours = _own_results(entry, entry.measured)
     return (
         "Negative log-likelihoods of the "
         f"{entry.evaluation.split} split; lower is better.\n\n"
         f"| measured here | in the paper |\n|---|---|\n"
         f"| {ours} | {_papers_results(entry)} |\n\n"
-        f"Paper: {where}, table {paper.table}, {paper.system}."
+        f"Paper: {where}, {place}, {paper.system}."
     )
 
 
