@@ -1,9 +1,9 @@
 """The networks of zoo entries, written plainly in PyTorch.
 
-`PixelVAE`, `VLAE` and `FAME` take the arguments of their entries and have the variables
-of vaezoo's models of the same names; `Masked` is the masked PixelCNN of the sampling
-goals. Called with uint8 images `[batch, channels, height, width]`, each gives their
-negative ELBO in nats, `[batch]`.
+`PixelVAE`, `VLAE`, `FAME` and `PixelCNNPP` take the arguments of their entries and have
+the variables of vaezoo's models of the same names; `Masked` is the masked PixelCNN of
+the sampling goals. Called with uint8 images `[batch, channels, height, width]`, each
+gives their negative ELBO in nats, `[batch]`.
 
 A masked kernel is a product with its mask. Halving and doubling pad on both sides,
 where vaezoo pads below and to the right: the sizes and the work are the same.
@@ -12,6 +12,7 @@ where vaezoo pads below and to the right: the sizes and the work are the same.
 import functools
 
 import torch
+from pytorch_pixelcnnpp import PixelCNNPP as PixelCNNPP
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F

@@ -6,7 +6,8 @@
     python benchmarks/training.py --memory
 
 A step of vaezoo is the one that `model.fit` runs, with the entry's optimizer: bound,
-gradient, update, average of the weights. PyTorch's is the same of the networks in
+gradient, clipping, update, average of the weights; of an entry with several phases, as
+in the last, on whole images. PyTorch's is the same of the networks in
 `pytorch_networks.py`, run eagerly in the default memory layout; `masked` is the masked
 PixelCNN of the sampling goals. Each side runs in processes of its own, and they
 alternate. Nothing else may run: PyTorch's threads spin where they wait for each other,
@@ -48,6 +49,7 @@ WARM_UP, STEPS = 2, 4
 NAMES = (
     "fame_cifar10",
     "fame_mnist_dynamic",
+    "pixelcnnpp_cifar10_small",
     "pixelvae_mnist_static",
     "vlae_mnist_static",
 )
@@ -71,7 +73,7 @@ class Subject(NamedTuple):
             return cls("Masked", {}, "mnist_static", recipe)
         entry = registry.describe(name)
         model = entry.model
-        return cls(model.class_name, model.arguments, entry.dataset, entry.training)
+        return cls(model.class_name, model.arguments, entry.dataset, entry.phases[-1])
 
     @property
     def batch(self):
@@ -131,7 +133,11 @@ def train_pytorch(name, batch, precision):
     network = getattr(pytorch_networks, subject.class_name)(**subject.arguments)
     parameters = list(network.parameters())
     recipe = subject.recipe
-    options = {"lr": recipe.learning_rate, "betas": (0.9, recipe.beta_2)}
+    options = {
+        "lr": recipe.learning_rate,
+        "betas": (recipe.beta_1, recipe.beta_2),
+        "eps": recipe.epsilon,
+    }
     if recipe.optimizer == "adam":
         optimizer = torch.optim.Adam(parameters, fused=True, **options)
     else:
@@ -141,6 +147,7 @@ def train_pytorch(name, batch, precision):
         averages = [parameter.detach().clone() for parameter in parameters]
         update_averages = get_ema_multi_avg_fn(recipe.ema_momentum)
     images = torch.from_numpy(subject.images(batch)).permute(0, 3, 1, 2).contiguous()
+    clip, limit = clipping(recipe.gradient_clip, num_dims=images[0].numel())
     is_mixed = precision == "mixed_bfloat16"
     times = []
     for _ in range(WARM_UP + STEPS):
@@ -148,12 +155,25 @@ def train_pytorch(name, batch, precision):
         with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
             loss = network(images).mean()
         loss.backward()
+        if clip is not None:
+            clip(parameters, limit)
         optimizer.step()
         if averages:
             update_averages(averages, parameters, None)
         times.append(time.perf_counter())
     count = sum(parameter.numel() for parameter in parameters)
     return images_per_second(times, batch), count
+
+
+def clipping(gradient_clip, *, num_dims):
+    """PyTorch's function of parameters and a limit, or `None`, and that limit."""
+    from torch.nn import utils
+
+    if gradient_clip is None:
+        return None, None
+    clips = {"global_norm": utils.clip_grad_norm_, "value": utils.clip_grad_value_}
+    scale = num_dims if gradient_clip.unit == "per_dim" else 1
+    return clips[gradient_clip.by], gradient_clip.limit * scale
 
 
 def images_per_second(times, batch):
