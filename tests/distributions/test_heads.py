@@ -44,6 +44,10 @@ EXTREMES = {
     "wide": (0.0, 6.0),
     "far below": (-9.0, -7.0),
     "far above": (9.0, -7.0),
+    "flat": (0.0, 100.0),
+    "flatter": (-3e38, 3e38),
+    "nowhere below": (-3e38, -3e38),
+    "nowhere above": (3e38, 1.0),
 }
 
 
@@ -58,6 +62,9 @@ def logistic_params(head, loc, log_scale, num=1):
     channels = head.num_channels
     jitter[:, 1 : 1 + channels] = loc + 0.2 * jitter[:, 1 : 1 + channels]
     jitter[:, 1 + channels : 1 + 2 * channels] = log_scale
+    if abs(loc) > 1e30:  # the other parameters too
+        jitter[:, 0] = [-3e38, 3e38, 0.0, 3e38]
+        jitter[:, 1 + 2 * channels :] *= 3e37
     return tf.constant(jitter.reshape(num, -1), tf.float32)
 
 
@@ -88,7 +95,7 @@ def test_logistics_sum_to_one(kind, levels, extreme):
 @pytest.mark.parametrize("extreme", EXTREMES)
 @pytest.mark.parametrize("kind", ["mixture", "single"])
 def test_logistics_have_finite_gradients(kind, extreme):
-    """At both ends of the levels and in the middle, however sharp or far."""
+    """At both ends of the levels and in the middle, however sharp, flat or far."""
     head = logistic_heads(3, 256)[kind]
     params = logistic_params(head, *EXTREMES[extreme], num=3)
     values = tf.constant([[0.0] * 3, [255.0] * 3, [100.0] * 3])
@@ -167,18 +174,23 @@ def test_logistics_score_what_they_draw(kind):
     assert stats.chisquare(counts, num * masses / masses.sum()).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("extreme", EXTREMES)
 @pytest.mark.parametrize("kind", ["mixture", "single"])
-def test_logistics_at_the_ends_of_the_noise(kind):
-    """A uniform of 0 or just below 1 draws a level of the range, with some mass."""
+def test_logistics_at_the_ends_of_the_noise(kind, extreme):
+    """A uniform of 0, 1/2 or just below 1 draws a level of the range, with some mass.
+
+    The temperature does not make it another.
+    """
     head = logistic_heads(3, 256)[kind]
-    params = logistic_params(head, 0.0, 0.0)
-    for uniform in (0.0, float(np.nextafter(np.float32(1), np.float32(0)))):
+    params = logistic_params(head, *EXTREMES[extreme])
+    uniforms = (0.0, 0.5, float(np.nextafter(np.float32(1), np.float32(0))))
+    for uniform, temperature in itertools.product(uniforms, (0.1, 1.0, 10.0)):
         drawn = head.draw(
             params,
             tf.fill([1, head.num_uniforms], uniform),
             values=tf.zeros([1, 3]),
             step=0,
-            temperature=tf.ones([1, 1]),
+            temperature=tf.fill([1, 1], temperature),
         )
         assert np.all((drawn >= 0) & (drawn <= 255))
         assert np.isfinite(head.log_prob(params, drawn))

@@ -16,7 +16,14 @@ interface, for one image shape:
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+# Bounds of a logistic's parameters, in units of the levels scaled to [-1, 1], far
+# beyond what tells levels apart: within them no finite parameter makes a probability 0
+# or a gradient infinite. The lower one of the scales is PixelCNN++'s.
+_MAX_LOC = 1e20
+_MIN_LOG_SCALE, _MAX_LOG_SCALE = -7.0, 30.0
 
 
 class Bernoulli:
@@ -175,7 +182,7 @@ def _level_log_probs(scaled, loc, log_scale, levels, *, edge_bins=True):
 def _draw_level(loc, log_scale, uniforms, levels, temperature):
     """The level, a float32, whose bin holds a logistic's quantile."""
     quantile = tf.math.log(uniforms) - tf.math.log1p(-uniforms)
-    value = loc + tf.exp(log_scale) * temperature * quantile
+    value = loc + tf.exp(log_scale) * (temperature * quantile)
     level = tf.floor((value + 1.0) * (0.5 * (levels - 1)) + 0.5)
     return tf.clip_by_value(level, 0.0, levels - 1.0)
 
@@ -199,7 +206,6 @@ class LogisticMixture:
     """
 
     steps_per_pixel = 1
-    _MIN_LOG_SCALE = -7.0
 
     def __init__(self, num_channels, levels=256, *, num_components=10):
         self.num_channels = num_channels
@@ -207,6 +213,12 @@ class LogisticMixture:
         self.num_components = num_components
         num_pairs = num_channels * (num_channels - 1) // 2
         self._sizes = [1, num_channels, num_channels, num_pairs]
+        lowest = [-np.inf, -_MAX_LOC, _MIN_LOG_SCALE, -np.inf]
+        highest = [np.inf, _MAX_LOC, _MAX_LOG_SCALE, np.inf]
+        self._bounds = [
+            np.repeat(bound, self._sizes).astype(np.float32)[:, None]
+            for bound in (lowest, highest)
+        ]
         self.num_outputs = num_components * sum(self._sizes)
         self.num_uniforms = 1 + num_channels
 
@@ -217,13 +229,11 @@ class LogisticMixture:
     def _split(self, params):
         """Logits `[..., K]`; lists by channel, and by pair, of `[..., K]`."""
         shape = tf.concat([tf.shape(params)[:-1], [-1, self.num_components]], 0)
-        parts = tf.unstack(tf.reshape(params, shape), num=sum(self._sizes), axis=-2)
+        bounded = tf.clip_by_value(tf.reshape(params, shape), *self._bounds)
+        parts = tf.unstack(bounded, num=sum(self._sizes), axis=-2)
         channels = self.num_channels
         logits, locs = parts[0], parts[1 : 1 + channels]
-        log_scales = [
-            tf.maximum(part, self._MIN_LOG_SCALE)
-            for part in parts[1 + channels : 1 + 2 * channels]
-        ]
+        log_scales = parts[1 + channels : 1 + 2 * channels]
         return logits, locs, log_scales, list(map(tf.tanh, parts[1 + 2 * channels :]))
 
     def _loc(self, channel, locs, coefficients, scaled):
@@ -259,9 +269,9 @@ class LogisticMixture:
     def draw(self, params, uniforms, *, values, step, temperature):
         """Draw all channels; the temperature is of the component and the scales."""
         logits, locs, log_scales, coefficients = self._split(params)
-        logits /= temperature
+        logits = (logits - tf.reduce_max(logits, -1, keepdims=True)) / temperature
         # Unnormalised, so that the last step of the CDF is compared with itself.
-        cdf = tf.cumsum(tf.exp(logits - tf.reduce_max(logits, -1, keepdims=True)), -1)
+        cdf = tf.cumsum(tf.exp(logits), -1)
         below = cdf <= uniforms[:, :1] * cdf[:, -1:]
         component = tf.reduce_sum(tf.cast(below, tf.int32), axis=-1)
         component = tf.minimum(component, self.num_components - 1)
@@ -299,7 +309,6 @@ class Logistic:
     """
 
     steps_per_pixel = 1
-    _MIN_LOG_SCALE = -7.0
 
     def __init__(self, num_channels, levels=256, *, edge_bins=True):
         self.num_channels = num_channels
@@ -314,7 +323,8 @@ class Logistic:
 
     def _split(self, params):
         loc, log_scale = tf.split(params, 2, axis=-1)
-        return loc, tf.maximum(log_scale, self._MIN_LOG_SCALE)
+        loc = tf.clip_by_value(loc, -_MAX_LOC, _MAX_LOC)
+        return loc, tf.clip_by_value(log_scale, _MIN_LOG_SCALE, _MAX_LOG_SCALE)
 
     def channel_log_probs(self, params, values):
         """Nats a channel: `[..., num_outputs]` and `[..., channels]`."""
