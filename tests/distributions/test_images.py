@@ -1,7 +1,7 @@
 """The distributions over images, by enumeration."""
 
-import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,30 +11,14 @@ from scipy import stats
 import tiny
 from vaezoo.decoders.gated_pixelcnn import GatedPixelCNN
 from vaezoo.decoders.pixelcnn import PixelCNN
+from vaezoo.decoders.pixelcnnpp import PixelCNNPPNetwork
 from vaezoo.distributions import heads
 from vaezoo.distributions import images as image_distributions
 
-SHAPE = (2, 2, 3)
 
-
-# network, head, arguments of the network
-DECODERS = {
-    "gated": (GatedPixelCNN, heads.Bernoulli(3), {}),
-    "plain": (PixelCNN, heads.Bernoulli(3), {}),
-    "fame": (
-        PixelCNN,
-        heads.Categorical(3, levels=2),
-        {"block_size": 2, "normalized": False},
-    ),
-}
-
-
-@pytest.fixture(scope="module", params=DECODERS)
-def tiny_image(request):
-    """An autoregressive distribution over the 4,096 binary 2x2x3 images."""
-    tf.keras.utils.set_random_seed(3)
-    cls, head, options = DECODERS[request.param]
-    network = cls(
+def masked(cls, head, **options):
+    """A masked network for the head of three colours."""
+    return cls(
         num_colours=3,
         num_outputs=head.num_outputs,
         filters=6,
@@ -44,48 +28,113 @@ def tiny_image(request):
         head_filters=(6,),
         **options,
     )
-    network(tf.zeros([1, *SHAPE]))
-    for layer in network._flatten_layers(include_self=False):
-        if getattr(layer, "gain", None) is not None:
-            # Far from uniform: every pixel matters.
-            layer.gain.assign(3.0 * tf.ones_like(layer.gain))
-    return lambda batch: image_distributions.AutoregressiveImage(
-        network, head, image_shape=SHAPE, batch_size=batch
+
+
+def pixelcnnpp(head, *, strided):
+    return PixelCNNPPNetwork(
+        num_outputs=head.num_outputs, filters=5, num_resnets=1, strided=strided
     )
 
 
-def every_image():
-    bits = np.array(list(itertools.product([0, 1], repeat=math.prod(SHAPE))), np.uint8)
-    return bits.reshape(-1, *SHAPE)
+# image shape, head, function of it to the network, gain of the network's layers
+DECODERS = {
+    "gated": ((2, 2, 3), heads.Bernoulli(3), partial(masked, GatedPixelCNN), 3.0),
+    "plain": ((2, 2, 3), heads.Bernoulli(3), partial(masked, PixelCNN), 3.0),
+    "fame": (
+        (2, 2, 3),
+        heads.Categorical(3, levels=2),
+        partial(masked, PixelCNN, block_size=2, normalized=False),
+        3.0,
+    ),
+    "pixelcnnpp": (
+        (2, 2, 3),
+        heads.LogisticMixture(3, levels=2, num_components=3),
+        partial(pixelcnnpp, strided=False),
+        1.5,
+    ),
+    "pixelcnnpp_strided": (
+        (4, 4, 1),
+        heads.LogisticMixture(1, levels=2, num_components=3),
+        partial(pixelcnnpp, strided=True),
+        2.0,
+    ),
+    "pixelcnnpp_strided_binary": (
+        (4, 4, 1),
+        heads.Bernoulli(1),
+        partial(pixelcnnpp, strided=True),
+        2.0,
+    ),
+}
+
+
+def strided_slow(names):
+    marks = [pytest.mark.slow]
+    return [
+        pytest.param(name, marks=marks if "strided" in name else []) for name in names
+    ]
+
+
+@pytest.fixture(scope="module", params=strided_slow(DECODERS))
+def tiny_image(request):
+    """An autoregressive distribution over the images of 2 levels of a tiny shape.
+
+    There are 4,096 of them, or 65,536.
+    """
+    tf.keras.utils.set_random_seed(3)
+    shape, head, network_for, gain = DECODERS[request.param]
+    network = network_for(head)
+    network(tf.zeros([1, *shape]))
+    for layer in network._flatten_layers(include_self=False):
+        if getattr(layer, "gain", None) is not None:
+            # Far from uniform: every pixel matters.
+            layer.gain.assign(gain * tf.ones_like(layer.gain))
+    return lambda batch: image_distributions.AutoregressiveImage(
+        network, head, image_shape=shape, batch_size=batch
+    )
+
+
+def every_image(shape):
+    bits = np.arange(2 ** math.prod(shape))[:, None] >> np.arange(math.prod(shape))
+    return (bits[:, ::-1] & 1).astype(np.uint8).reshape(-1, *shape)
+
+
+def log_probs_of_all(tiny_image):
+    images = every_image(tiny_image(1).event_shape)
+    return tiny_image(len(images)).log_prob(images).numpy().astype(np.float64)
 
 
 def test_probabilities_sum_to_one(tiny_image):
-    log_probs = tiny_image(4096).log_prob(every_image()).numpy().astype(np.float64)
-    assert np.exp(log_probs).sum() == pytest.approx(1.0, abs=1e-5)
-    assert np.exp(log_probs).max() > 10 / 4096  # not just the uniform distribution
+    probabilities = np.exp(log_probs_of_all(tiny_image))
+    assert probabilities.sum() == pytest.approx(1.0, abs=1e-5)
+    # Not just the uniform distribution.
+    assert probabilities.max() > 10 / len(probabilities)
 
 
 def test_samples_follow_the_probabilities(tiny_image):
     """Chi-square of 40,000 seeded draws; fails by chance once in 1,000 seeds."""
-    log_probs = tiny_image(4096).log_prob(every_image()).numpy().astype(np.float64)
-    probabilities = np.exp(log_probs)
+    probabilities = np.exp(log_probs_of_all(tiny_image))
     num = 40_000
-    uniforms = tf.random.stateless_uniform([num, 2, 2, 3], seed=[1, 2])
-    draws = tf.function(tiny_image(num).draw)(uniforms).numpy()
-    index = draws.reshape(num, -1) @ (1 << np.arange(12)[::-1])
-    counts = np.bincount(index, minlength=4096)
+    distribution = tiny_image(num)
+    shape = [num, *distribution.noise_shape]
+    uniforms = tf.random.stateless_uniform(shape, seed=[1, 2])
+    draws = tf.function(distribution.draw)(uniforms).numpy().reshape(num, -1)
+    index = draws @ (1 << np.arange(draws.shape[1])[::-1])
+    counts = np.bincount(index, minlength=len(probabilities))
     expected = num * probabilities / probabilities.sum()
     common = expected >= 5
+    assert expected[common].sum() > num / 2
     observed = np.append(counts[common], counts[~common].sum())
     expected = np.append(expected[common], expected[~common].sum())
     assert stats.chisquare(observed, expected).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("tiny_image", ["gated", "plain", "fame"], indirect=True)
 def test_sample_shapes(tiny_image):
     distribution = tiny_image(2)
     draws = distribution.sample(3, seed=(1, 2))
-    assert draws.shape == (3, 2, *SHAPE) and draws.dtype == tf.uint8
-    assert distribution.event_shape == SHAPE and distribution.batch_shape == [2]
+    shape = distribution.event_shape
+    assert draws.shape == (3, 2, *shape) and draws.dtype == tf.uint8
+    assert distribution.batch_shape == [2]
     np.testing.assert_array_equal(draws, distribution.sample(3, seed=(1, 2)))
     assert np.any(draws[0] != draws[1])
 
