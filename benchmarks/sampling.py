@@ -1,6 +1,7 @@
 """Sampling: one pass, the naive loop, and the fast scans, in a graph and in XLA.
 
     python benchmarks/sampling.py [--batch 1 16] [--networks masked rgb fame_cifar10]
+    python benchmarks/sampling.py --trained [--batch 1 16]
 
 A network is `masked` (28x28x1, binary), `rgb` (32x32x3, 256-way, R > G > B) or
 `pixelcnnpp` (32x32x3, 32 filters, 2 residual blocks a resolution), which the goals are
@@ -9,11 +10,17 @@ a (sub-)pixel: with `rgb` at a batch of 16 it takes minutes. In a graph, a plain
 draws a few images along a wavefront, as exports do. Every column is measured
 in the same run on the same noise, and the images of the samplers are compared before
 anything is printed.
+
+With `pixelcnnpp`, TensorFlow Probability's `PixelCNN.sample` is measured in the same
+run, in a graph, for as many filters, residual blocks, resolutions and components; its
+kernels are larger, so that it has more parameters. `--trained` compares only the graph
+with XLA, for every model of the zoo that has weights.
 """
 
 import argparse
 import math
 import time
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -29,6 +36,7 @@ GOALS = {
     ("pixelcnnpp", 1): (120, 0, math.inf, 15),
     ("pixelcnnpp", 16): (120, 0, 2.5, 15),
 }
+PIXELCNNPP = {"filters": 32, "num_resnets": 2, "num_components": 10}
 
 
 def check_equal(images, expected):
@@ -41,29 +49,61 @@ def check_equal(images, expected):
             assert abs(gap) == 1 and first > mine.size // 100, (first, gap)
 
 
-def measure(name, distribution_of, batch):
-    distribution = distribution_of(batch)
+def noise_for(distribution, batch):
+    """Uniform noise for a batch of images, the same in every run."""
     noise_shape = [batch, *distribution.noise_shape]
-    uniforms = tf.random.stateless_uniform(noise_shape, seed=[0, batch])
+    return tf.random.stateless_uniform(noise_shape, seed=[0, batch])
+
+
+def graph_and_xla(distribution):
+    """The scan as exports run it and as `sample` does: functions of noise."""
+    graph = tf.function(lambda noise: distribution.draw(noise, along_wavefront=True))
+    return graph, tf.function(distribution.draw, jit_compile=True)
+
+
+def first_seconds(function, *args):
+    """What a first call returns, a numpy array, and its wall-clock time."""
+    start = time.perf_counter()
+    result = function(*args).numpy()
+    return result, time.perf_counter() - start
+
+
+class Times(NamedTuple):
+    """Wall-clock seconds for one batch."""
+
+    forward: float
+    naive: float
+    graph: float
+    xla: float
+    first_call: float
+
+
+def measure(distribution, batch):
+    """The `Times` of the samplers, which draw the same images."""
+    uniforms = noise_for(distribution, batch)
     shape = [batch, *distribution.event_shape]
     images = tf.random.stateless_uniform(shape, seed=[0, batch])
     images = tf.cast(images < 0.2, tf.uint8)
 
     forward = seconds(tf.function(distribution.log_prob), images)
-    compiled = tf.function(distribution.draw, jit_compile=True)
-    start = time.perf_counter()
-    xla_images = compiled(uniforms).numpy()
-    first_call = time.perf_counter() - start
-    graph = tf.function(lambda noise: distribution.draw(noise, along_wavefront=True))
+    graph, compiled = graph_and_xla(distribution)
+    xla_images, first_call = first_seconds(compiled, uniforms)
     naive = tf.function(distribution.draw_naively).get_concrete_function(uniforms)
-    start = time.perf_counter()
-    naive_images = naive(uniforms).numpy()
-    naive = time.perf_counter() - start
+    naive_images, naive_seconds = first_seconds(naive, uniforms)
     check_equal(graph(uniforms).numpy(), naive_images)
     check_equal(xla_images, naive_images)
+    return Times(
+        forward,
+        naive_seconds,
+        seconds(graph, uniforms, repeats=3),
+        seconds(compiled, uniforms),
+        first_call,
+    )
 
-    xla = seconds(compiled, uniforms)
-    graph = seconds(graph, uniforms, repeats=3)
+
+def row_of(name, batch, times):
+    """A row of the table, with a verdict where there is a goal."""
+    forward, naive, graph, xla, first_call = times
     verdict = ""
     if (name, batch) in GOALS:
         xla_goal, graph_goal, forward_goal, call_goal = GOALS[name, batch]
@@ -85,6 +125,72 @@ def measure(name, distribution_of, batch):
     ]
 
 
+def num_parameters(variables):
+    """How many numbers trainable variables hold."""
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+def compare_with_tfp(measured):
+    """Print TensorFlow Probability's sampler beside the `pixelcnnpp` network's.
+
+    Args:
+        measured: dict of batch to the `Times` of that network.
+    """
+    import tensorflow_probability as tfp
+
+    theirs = tfp.distributions.PixelCNN(
+        image_shape=(32, 32, 3),
+        num_filters=PIXELCNNPP["filters"],
+        num_resnet=PIXELCNNPP["num_resnets"],
+        num_logistic_mix=PIXELCNNPP["num_components"],
+        dropout_p=0.0,
+    )
+    noise = tf.random.stateless_uniform([4, 32, 32, 3], seed=[0, 0])
+    theirs.log_prob(tf.round(255.0 * noise))  # its data-dependent initialisation
+    their_size = num_parameters(theirs.network.trainable_variables)
+    size = num_parameters(pixelcnnpp_model().trainable_variables)
+    rows = []
+    for batch, times in measured.items():
+        sample = tf.function(lambda batch=batch: theirs.sample(batch))
+        _, their_seconds = first_seconds(sample.get_concrete_function())
+        samplers = {
+            "TFP, in a graph": (their_size, their_seconds),
+            "naive loop": (size, times.naive),
+            "scan in a graph": (size, times.graph),
+            "scan, XLA": (size, times.xla),
+        }
+        for name, (parameters, taken) in samplers.items():
+            image = f"{taken / batch:.4f}"
+            ratio = f"{their_seconds / taken:.1f}x"
+            rows.append([name, f"{parameters:,}", batch, image, ratio])
+    print_table(["sampler", "parameters", "batch", "s an image", "TFP/this"], rows)
+
+
+def compare_trained(batches):
+    """Print the graph's scan against XLA's, for every model that has weights."""
+    from vaezoo.zoo import registry
+
+    rows = []
+    for name in registry.list_models(trained=True):
+        distribution_of = distribution_for(name)
+        for batch in batches:
+            distribution = distribution_of(batch)
+            uniforms = noise_for(distribution, batch)
+            graph, compiled = graph_and_xla(distribution)
+            check_equal(graph(uniforms).numpy(), compiled(uniforms).numpy())
+            times = [seconds(function, uniforms) for function in (graph, compiled)]
+            cells = [f"{taken:.4f}" for taken in times]
+            rows.append([name, batch, *cells, f"{times[0] / times[1]:.2f}x"])
+    print_table(["model", "batch", "graph s", "XLA s", "graph/XLA"], rows)
+
+
+def pixelcnnpp_model():
+    """The PixelCNN++ of the goals, untrained."""
+    from vaezoo.models.pixelcnnpp import PixelCNNPP
+
+    return PixelCNNPP(**PIXELCNNPP)
+
+
 def distribution_for(name):
     """A function from a batch size to the distribution over images."""
     from vaezoo.distributions import heads, images
@@ -98,9 +204,7 @@ def distribution_for(name):
             network, head, image_shape=shape, batch_size=batch
         )
     if name == "pixelcnnpp":
-        from vaezoo.models.pixelcnnpp import PixelCNNPP
-
-        model = PixelCNNPP(filters=32, num_resnets=2)
+        model = pixelcnnpp_model()
         return lambda batch: model.likelihood({}, seeds=tf.zeros([batch], tf.int64))
     entry = registry.describe(name)
     model = registry.load(name, weights="zoo" if entry.weights else None)
@@ -119,14 +223,21 @@ def main():
     parser.add_argument(
         "--networks", nargs="+", default=["masked", "rgb", "pixelvae_mnist_static"]
     )
+    parser.add_argument(
+        "--trained", action="store_true", help="the graph against XLA, for the zoo"
+    )
     args = parser.parse_args()
-    print_machine()
-    rows = [
-        measure(name, distribution_of, batch)
+    if args.trained:
+        print_machine()
+        compare_trained(args.batch)
+        return
+    print_machine(("tensorflow", "tensorflow-probability"))
+    measured = {
+        (name, batch): measure(distribution_of(batch), batch)
         for name in args.networks
         for distribution_of in [distribution_for(name)]
         for batch in args.batch
-    ]
+    }
     print_table(
         [
             "network",
@@ -141,8 +252,15 @@ def main():
             "XLA/forward",
             "goal",
         ],
-        rows,
+        [row_of(*key, times) for key, times in measured.items()],
     )
+    of_pixelcnnpp = {
+        batch: times
+        for (name, batch), times in measured.items()
+        if name == "pixelcnnpp"
+    }
+    if of_pixelcnnpp:
+        compare_with_tfp(of_pixelcnnpp)
 
 
 if __name__ == "__main__":
