@@ -57,7 +57,7 @@ def noise_for(distribution, batch):
 
 def graph_and_xla(distribution):
     """The scan as exports run it and as `sample` does: functions of noise."""
-    graph = tf.function(lambda noise: distribution.draw(noise, along_wavefront=True))
+    graph = tf.function(lambda noise: distribution.draw(noise, in_graph=True))
     return graph, tf.function(distribution.draw, jit_compile=True)
 
 

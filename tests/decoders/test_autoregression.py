@@ -176,10 +176,19 @@ def test_cached_scan_equals_naive_scan(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["pixelvae_free_maps", "pixelcnn_colour", "vlae", "fame"]
+    "name",
+    [
+        "pixelvae_free_maps",
+        "pixelcnn_colour",
+        "vlae",
+        "fame",
+        "gated_pixelvae_colour",
+        "pixelcnnpp",
+    ],
 )
-def test_a_wavefront_draws_what_the_scan_draws(name):
-    """With and without maps, in colour, with a first kernel of 3 and of 7."""
+def test_a_graph_draws_what_the_scan_draws(name):
+    """Along a wavefront: with and without maps, in colour, with a first kernel of 3
+    and of 7; and with the tensors held in a list, where there is no wavefront."""
     model = tiny.shared(name)
     distribution = tiny.likelihood(model, 3)
     images = tiny.images_for(model, 3)
@@ -189,21 +198,20 @@ def test_a_wavefront_draws_what_the_scan_draws(name):
     uniforms = tf.constant(uniforms, tf.float32)
     temperature = tf.constant([1.0, 0.5, 2.0])
 
-    def draw(uniforms, along_wavefront):
+    def draw(uniforms, in_graph):
         return distribution.draw(
             uniforms,
             temperature=temperature,
             known=(images, mask),
-            along_wavefront=along_wavefront,
+            in_graph=in_graph,
         )
 
-    assert 3 <= distribution._network.max_wavefront_batch
     rows, along = (tf.function(draw)(uniforms, choice) for choice in (False, True))
     np.testing.assert_array_equal(along, rows)
-    # Where the batch is not known, it is decided in the graph.
+    # Where the batch is not known.
     spec = tf.TensorSpec([None, *distribution.noise_shape], tf.float32)
     free = tf.function(
-        lambda uniforms: distribution.draw(uniforms, along_wavefront=True),
+        lambda uniforms: distribution.draw(uniforms, in_graph=True),
         input_signature=[spec],
     )
     np.testing.assert_array_equal(free(uniforms), distribution.draw(uniforms))

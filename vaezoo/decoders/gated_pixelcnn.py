@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from vaezoo.decoders.scan import affine, flatten_columns, push
+from vaezoo.decoders.scan import Scanner, affine, flatten_columns, push
 from vaezoo.layers.causal import CausalConv2D, VerticalConv2D, down_shift
 from vaezoo.layers.weight_norm import Dense
 
@@ -230,7 +230,7 @@ class GatedPointwise(keras.layers.Layer):
         return gate(outputs)
 
 
-class _GatedPixelCNNScanner:
+class _GatedPixelCNNScanner(Scanner):
     """Row-cached Gated PixelCNN: the vertical stack a row, the horizontal a pixel."""
 
     def __init__(self, network, height, width, maps, code):

@@ -3,11 +3,9 @@
 import keras
 import tensorflow as tf
 
-from vaezoo.decoders.scan import flatten_columns, push
+from vaezoo.decoders.scan import Scanner, flatten_columns, push
 from vaezoo.decoders.wavefront import PixelCNNWavefront
 from vaezoo.layers.causal import CausalConv2D, window_product
-
-_WAVEFRONT_FEATURES = 192  # filters times images, of a step that is still cheap
 
 
 @keras.saving.register_keras_serializable(package="vaezoo")
@@ -158,11 +156,6 @@ class PixelCNN(keras.layers.Layer):
         """The network unrolled for sampling; see `vaezoo.decoders.scan`."""
         return _PixelCNNScanner(self, height, width, maps)
 
-    @property
-    def max_wavefront_batch(self):
-        """The images up to which a graph draws faster along a wavefront, measured."""
-        return _WAVEFRONT_FEATURES // self.filters
-
     def wavefront(self, height, width, *, maps=None, code=None):
         """The network unrolled along a wavefront; see `vaezoo.decoders.wavefront`."""
         return PixelCNNWavefront(_PixelCNNScanner(self, height, width, maps))
@@ -173,7 +166,7 @@ def _pointwise(layer):
     return layer.centre_kernel(layer.kernel()), layer.static_term(None)
 
 
-class _PixelCNNScanner:
+class _PixelCNNScanner(Scanner):
     """Row-cached PixelCNN: the type-B layers, all of one shape, are batched."""
 
     def __init__(self, network, height, width, maps):

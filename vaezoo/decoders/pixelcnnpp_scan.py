@@ -10,10 +10,12 @@ import dataclasses
 
 import tensorflow as tf
 
+from vaezoo.decoders.scan import Scanner
 from vaezoo.layers.shifted import concat_elu
 
 _ABOVE = 0  # of the rows of a kernel of 2x2
 _LEFT, _OWN = 0, 1  # of its columns
+_CONVS = "first", "second"  # of a block
 
 
 def _gate(features):
@@ -60,7 +62,7 @@ class _Level:
     step: int  # pixels of the image a position of the level
 
 
-class PixelCNNPPScanner:
+class PixelCNNPPScanner(Scanner):
     """Row-cached PixelCNN++; see `vaezoo.decoders.scan` for the interface.
 
     Args:
@@ -91,20 +93,30 @@ class PixelCNNPPScanner:
             )
         self.rows_above = self._affine(network.rows_above)
         self.row_above = self._affine(network.row_above)
-        self.column_left = self._affine(network.column_left)
+        kernel, bias = self._affine(network.column_left)
+        self.column_left = kernel[_ABOVE, 0], kernel[1, 0], bias
         self.outputs = self._affine(network.outputs)
         grow = list(reversed(range(self.num_levels - 1)))  # of the finer level
         self.row_shrink = [self._affine(layer) for layer in rows.shrink]
         self.row_grow = [self._affine(rows.grow[index]) for index in grow]
-        self.pixel_shrink = [self._affine(layer) for layer in pixels.shrink]
+        self.pixel_shrink = []
+        for kernel, bias in map(self._affine, pixels.shrink):
+            taps = kernel[_ABOVE], kernel[1, _LEFT], kernel[1, _OWN]
+            self.pixel_shrink.append((*taps, bias))
         self.pixel_grow = [self._affine(pixels.grow[index]) for index in grow]
         self.row_blocks = [self._blocks(level.rows, code) for level in self.levels]
         self.pixel_blocks = [self._blocks(level.pixels, code) for level in self.levels]
         # Of all blocks of a level at once: taps on the row above, and to the left.
-        self.above = [self._taps(blocks, slice(0, 1)) for blocks in self.pixel_blocks]
-        self.left = [
-            [kernel[:, 0, _LEFT] for kernel in self._taps(blocks, slice(1, 2))]
+        self.above = [self._taps(blocks, _ABOVE) for blocks in self.pixel_blocks]
+        self.left = [self._taps(blocks, (1, _LEFT)) for blocks in self.pixel_blocks]
+        # Of each block: its taps on the pixel itself, and what a skip gives to it.
+        self.own = [
+            [{name: block[name][0][1, _OWN] for name in _CONVS} for block in blocks]
             for blocks in self.pixel_blocks
+        ]
+        self.skip = [
+            [self._parts(block["skip"][0])[1] for block in blocks[level.num_up :]]
+            for level, blocks in zip(self.levels, self.pixel_blocks, strict=True)
         ]
 
     def _affine(self, layer):
@@ -126,11 +138,10 @@ class PixelCNNPPScanner:
             )
         return unrolled
 
-    def _taps(self, blocks, rows):
-        """Taps of all first, and of all second layers: `[blocks, rows, 2, c, f]`."""
+    def _taps(self, blocks, place):
+        """Taps of all first, and of all second layers: `[blocks, ..., c, f]`."""
         return [
-            tf.stack([block[name][0][rows] for block in blocks])
-            for name in ("first", "second")
+            tf.stack([block[name][0][place] for block in blocks]) for name in _CONVS
         ]
 
     def _width(self, level):
@@ -203,8 +214,7 @@ class PixelCNNPPScanner:
         down = (self._window(x, kernel) + bias) * is_below
         kernel, bias = self.row_above
         start = (self._window(x[:, 1:], kernel) + bias) * is_below
-        kernel, _ = self.column_left
-        start += _shifted(_product(x[:, 1], kernel[_ABOVE, 0]))
+        start += _shifted(_product(x[:, 1], self.column_left[0]))
         context["start"] = tf.transpose(start, [1, 0, 2])
         _, context = self._row_level(0, down, context, row)
         return context
@@ -258,16 +268,17 @@ class PixelCNNPPScanner:
 
     def _row_below(self, level, features, context, row):
         """Down to the next level, where it has such a row, and back."""
-        kernel, bias = self.row_shrink[level]
         below, above = level + 1, context[f"row_node_{level}"]
         two_rows = tf.pad(
             tf.stack([above, features], 1), [[0, 0], [0, 0], [1, 1], [0, 0]]
         )
 
         def go_on():
+            here = self.here()
+            kernel, bias = here.row_shrink[level]
             strides = 2 if self.strided else 1
             coarse = tf.nn.conv2d(two_rows, kernel, strides=strides, padding="VALID")
-            return self._row_level(below, coarse[:, 0] + bias, context, row)[1]
+            return here._row_level(below, coarse[:, 0] + bias, context, row)[1]
 
         if self.strided:
             is_row = tf.equal(row % self.levels[below].step, 0)
@@ -292,8 +303,8 @@ class PixelCNNPPScanner:
         context, blocks = dict(context), self.pixel_blocks[level]
         num_up = self.levels[level].num_up
         first_above, second_above = self.above[level]
-        first = _two_columns(context[f"first_{level}"], first_above[:, _ABOVE])
-        second = _two_columns(context[f"second_{level}"], second_above[:, _ABOVE])
+        first = _two_columns(context[f"first_{level}"], first_above)
+        second = _two_columns(context[f"second_{level}"], second_above)
         extras, biases = [], []
         for index, (block, skip) in enumerate(zip(blocks, skips, strict=True)):
             kernel, bias = block["skip"]
@@ -308,8 +319,8 @@ class PixelCNNPPScanner:
         context[f"terms_first_{level}"] = tf.transpose(first, [2, 0, 1, 3])
         context[f"terms_second_{level}"] = tf.transpose(second, [2, 0, 1, 3])
         if level < self.num_levels - 1:
-            kernel, bias = self.pixel_shrink[level]
-            above = _two_columns(context[f"node_{level}"], kernel[_ABOVE]) + bias
+            kernel, *_, bias = self.pixel_shrink[level]
+            above = _two_columns(context[f"node_{level}"], kernel) + bias
             context[f"terms_shrink_{level}"] = tf.transpose(above, [1, 0, 2])
         return context
 
@@ -333,10 +344,10 @@ class PixelCNNPPScanner:
 
     def before_pixel(self, context, left, row, column):
         x, activations = left
-        kernel, bias = self.column_left
+        _, kernel, bias = self.column_left
         is_right = tf.cast(column > 0, self.dtype)  # the shift brings zeros to column 0
         features = context["start"][column]
-        features += (tf.matmul(x, kernel[1, 0]) + bias) * is_right
+        features += (tf.matmul(x, kernel) + bias) * is_right
         features, activations = self._pixel_level(
             0, features, context, activations, row, column
         )
@@ -346,7 +357,7 @@ class PixelCNNPPScanner:
 
     def _pixel_level(self, level, features, context, activations, row, column):
         """The pixel stream at a level and below it, at one position."""
-        blocks, step = self.pixel_blocks[level], self.levels[level].step
+        own_taps, step = self.own[level], self.levels[level].step
         num_up = self.levels[level].num_up
         own, below = activations[4 * level : 4 * level + 4], 4 * level + 4
         place = column // step
@@ -356,19 +367,18 @@ class PixelCNNPPScanner:
                 ("first", "second"), own[:2], self.left[level], strict=True
             )
         ]
-        first, second = (tf.unstack(base, num=len(blocks)) for base in bases)
+        first, second = (tf.unstack(base, num=len(own_taps)) for base in bases)
         inputs = {"first": [], "second": []}
 
         def convolve(index, name, base, features):
-            kernel, _ = blocks[index][name]
             doubled = concat_elu(features)
             inputs[name].append(doubled)
-            return base[index] + tf.matmul(doubled, kernel[1, _OWN])
+            return base[index] + tf.matmul(doubled, own_taps[index][name])
 
         def block(index, features, skip=None):
             hidden = convolve(index, "first", first, features)
             if skip is not None:
-                kernel = self._parts(blocks[index]["skip"][0])[1]
+                kernel = self.skip[level][index - num_up]
                 hidden += tf.matmul(concat_elu(skip), kernel)
             return features + _gate(convolve(index, "second", second, hidden))
 
@@ -383,7 +393,7 @@ class PixelCNNPPScanner:
             )
         else:
             features = nodes.pop()
-        for index in range(num_up, len(blocks)):
+        for index in range(num_up, len(own_taps)):
             features = block(index, features, nodes.pop())
         own = [*map(tf.stack, inputs.values()), node, features]
         return features, [*activations[: below - 4], *own, *activations[below:]]
@@ -392,16 +402,15 @@ class PixelCNNPPScanner:
         """Down to the next level, where it has such a position, and back."""
         below, step = level + 1, self.levels[level].step
         left_node, left_out = activations[4 * level + 2], activations[4 * below + 3]
-        kernel, _ = self.pixel_shrink[level]
         place = column // step
 
         def go_on():
+            here = self.here()
+            _, left_tap, own_tap, _ = here.pixel_shrink[level]
             coarse = context[f"terms_shrink_{level}"][place]
-            coarse += tf.matmul(left_node, kernel[1, _LEFT])
-            coarse += tf.matmul(features, kernel[1, _OWN])
-            return self._pixel_level(below, coarse, context, activations, row, column)[
-                1
-            ]
+            coarse += tf.matmul(left_node, left_tap) + tf.matmul(features, own_tap)
+            state = coarse, context, activations, row, column
+            return here._pixel_level(below, *state)[1]
 
         def hold():
             # On a row between, the output of the row above; else that to the left.

@@ -15,9 +15,87 @@ the shapes of `scanner.activation_shapes(batch)`, are for the next row: `next_ro
 them stacked, a column first. What sees the pixel itself is in `pixel`, which is called
 once a channel where the head has it so. A scan computes what one pass over the whole
 image computes: the tests hold every network to that.
+
+In a graph that XLA does not compile, a step costs what it costs to start its
+operations, and a `tf.while_loop` hands each tensor that it reads of outside from step
+to step, by three of them. So there a scanner's tensors are held in one list, and
+`scanner.here()` is the scanner that reads them in the graph being built, be it of a
+loop or of a branch; with XLA it is the scanner itself.
 """
 
+import copy
+
 import tensorflow as tf
+
+
+class Held:
+    """A nest of tensors, held in one list for each dtype.
+
+    Args:
+        nest: tensors in dicts, lists and tuples; what else is there is kept as it is.
+    """
+
+    def __init__(self, nest):
+        self._nest = nest
+        leaves = tf.nest.flatten(nest)
+        by_dtype = {}
+        self._places = {}
+        for index, leaf in enumerate(leaves):
+            if tf.is_tensor(leaf):
+                tensors = by_dtype.setdefault(leaf.dtype, [])
+                self._places[index] = leaf.dtype, len(tensors), leaf.shape
+                tensors.append(leaf)
+        self._lists = {dtype: _list(tensors) for dtype, tensors in by_dtype.items()}
+
+    def read(self):
+        """The nest, its tensors read from the lists in the graph being built."""
+        leaves = tf.nest.flatten(self._nest)
+        for index, (dtype, place, shape) in self._places.items():
+            sizes = [-1 if size is None else size for size in shape]
+            leaf = tf.raw_ops.TensorListGetItem(
+                input_handle=self._lists[dtype],
+                index=place,
+                element_shape=tf.constant(sizes, tf.int32),
+                element_dtype=dtype,
+            )
+            leaf.set_shape(shape)
+            leaves[index] = leaf
+        return tf.nest.pack_sequence_as(self._nest, leaves)
+
+
+def _list(tensors):
+    handle = tf.raw_ops.TensorListReserve(
+        element_shape=-1, num_elements=len(tensors), element_dtype=tensors[0].dtype
+    )
+    for index, tensor in enumerate(tensors):
+        handle = tf.raw_ops.TensorListSetItem(
+            input_handle=handle, index=index, item=tensor
+        )
+    return handle
+
+
+class Scanner:
+    """What the scanners of all networks have: their tensors can be held in a list."""
+
+    _held = None
+
+    def hold(self):
+        """From now on, `here` reads the tensors from a list."""
+        self._held = Held(
+            {
+                name: value
+                for name, value in vars(self).items()
+                if any(map(tf.is_tensor, tf.nest.flatten(value)))
+            }
+        )
+
+    def here(self):
+        """The scanner whose tensors are of the graph being built."""
+        if self._held is None:
+            return self
+        local = copy.copy(self)
+        vars(local).update(self._held.read())
+        return local
 
 
 def draw_pixel(head, params_of, uniforms, temperature, known):
@@ -66,7 +144,16 @@ def _prepare_known(known):
     return _raster(tf.cast(images, tf.float32)), _raster(tf.cast(mask, tf.bool))
 
 
-def row_cached_scan(network, head, uniforms, *, temperature, conditioning, known=None):
+def row_cached_scan(
+    network,
+    head,
+    uniforms,
+    *,
+    temperature,
+    conditioning,
+    known=None,
+    in_graph=False,
+):
     """Draw images pixel by pixel, computing nothing twice.
 
     Cost: `height * width * head.steps_per_pixel` sequential steps, each of one
@@ -82,6 +169,8 @@ def row_cached_scan(network, head, uniforms, *, temperature, conditioning, known
         known: `None`, or `(images, mask)` with images `[batch, height, width,
             channels]` and a mask `[batch, height, width, 1]` of 1 where a pixel is
             to be drawn; the others are forced to `images`.
+        in_graph: bool. Whether it is to be fast without XLA, which does not compile
+            what it takes.
 
     Returns:
         float32 levels `[batch, height, width, channels]`.
@@ -89,16 +178,21 @@ def row_cached_scan(network, head, uniforms, *, temperature, conditioning, known
     height, width = uniforms.shape[1:3]
     batch = tf.shape(uniforms)[0]
     static_batch = uniforms.shape[0]
-    scanner = network.scanner(height, width, **conditioning)
+    unrolled = network.scanner(height, width, **conditioning)
+    if in_graph:
+        unrolled.hold()
     uniforms = _raster(uniforms)
     known = _prepare_known(known)
 
     def scan_row(row, context, rows):
+        scanner = unrolled.here()
+        held_context = Held(context).read if in_graph else lambda: context
         row_uniforms = uniforms[row]
         row_known = None if known is None else [part[row] for part in known]
 
         def scan_pixel(column, left, values_row, activation_rows):
-            pre = scanner.before_pixel(context, left, row, column)
+            scanner = unrolled.here()
+            pre = scanner.before_pixel(held_context(), left, row, column)
             values, activations = draw_pixel(
                 head,
                 lambda x: scanner.pixel(pre, tf.cast(x, scanner.dtype)),
@@ -126,7 +220,6 @@ def row_cached_scan(network, head, uniforms, *, temperature, conditioning, known
             lambda column, *_: column < width,
             scan_pixel,
             (0, scanner.first_column(batch), values_row, activation_rows),
-            maximum_iterations=width,
         )
         values_row = values_row.stack()
         xs = tf.cast(head.normalize(values_row), scanner.dtype)
@@ -142,8 +235,7 @@ def row_cached_scan(network, head, uniforms, *, temperature, conditioning, known
     _, _, rows = tf.while_loop(
         lambda row, *_: row < height,
         scan_row,
-        (0, scanner.first_row(batch), rows),
-        maximum_iterations=height,
+        (0, unrolled.first_row(batch), rows),
     )
     return tf.transpose(rows.stack(), [2, 0, 1, 3])
 

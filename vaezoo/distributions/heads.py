@@ -226,15 +226,16 @@ class LogisticMixture:
         """The network sees levels scaled to [-1, 1]."""
         return values * (2.0 / (self.levels - 1)) - 1.0
 
-    def _split(self, params):
-        """Logits `[..., K]`; lists by channel, and by pair, of `[..., K]`."""
+    def _parts(self, params):
+        """Logits, then locations, log scales and coefficients: `[..., parts, K]`."""
         shape = tf.concat([tf.shape(params)[:-1], [-1, self.num_components]], 0)
-        bounded = tf.clip_by_value(tf.reshape(params, shape), *self._bounds)
-        parts = tf.unstack(bounded, num=sum(self._sizes), axis=-2)
+        return tf.clip_by_value(tf.reshape(params, shape), *self._bounds)
+
+    def _split(self, parts):
+        """A list of parts, but for the logits, to lists by channel and by pair."""
         channels = self.num_channels
-        logits, locs = parts[0], parts[1 : 1 + channels]
-        log_scales = parts[1 + channels : 1 + 2 * channels]
-        return logits, locs, log_scales, list(map(tf.tanh, parts[1 + 2 * channels :]))
+        coefficients = list(map(tf.tanh, parts[2 * channels :]))
+        return parts[:channels], parts[channels : 2 * channels], coefficients
 
     def _loc(self, channel, locs, coefficients, scaled):
         """The locations of a channel given the ones before: `[..., K]`."""
@@ -246,7 +247,8 @@ class LogisticMixture:
 
     def channel_log_probs(self, params, values):
         """Nats a channel: `[..., num_outputs]` and `[..., channels]`."""
-        logits, locs, log_scales, coefficients = self._split(params)
+        logits, *parts = tf.unstack(self._parts(params), sum(self._sizes), axis=-2)
+        locs, log_scales, coefficients = self._split(parts)
         scaled = self.normalize(values)
         # Of the component and the channels so far.
         joint = tf.nn.log_softmax(logits)
@@ -268,19 +270,18 @@ class LogisticMixture:
 
     def draw(self, params, uniforms, *, values, step, temperature):
         """Draw all channels; the temperature is of the component and the scales."""
-        logits, locs, log_scales, coefficients = self._split(params)
+        parts = self._parts(params)
+        logits = parts[:, 0]
         logits = (logits - tf.reduce_max(logits, -1, keepdims=True)) / temperature
         # Unnormalised, so that the last step of the CDF is compared with itself.
         cdf = tf.cumsum(tf.exp(logits), -1)
         below = cdf <= uniforms[:, :1] * cdf[:, -1:]
         component = tf.reduce_sum(tf.cast(below, tf.int32), axis=-1)
         component = tf.minimum(component, self.num_components - 1)
-        chosen = tf.one_hot(component, self.num_components)
-
-        def pick(parts):
-            return [tf.reduce_sum(part * chosen, -1, keepdims=True) for part in parts]
-
-        locs, log_scales, coefficients = map(pick, (locs, log_scales, coefficients))
+        chosen = tf.one_hot(component, self.num_components)[:, None, :]
+        chosen = tf.reduce_sum(parts * chosen, axis=-1, keepdims=True)
+        _, *parts = tf.unstack(chosen, sum(self._sizes), axis=1)
+        locs, log_scales, coefficients = self._split(parts)
         drawn = values[:, :0]
         for channel in range(self.num_channels):
             level = _draw_level(

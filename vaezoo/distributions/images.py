@@ -39,7 +39,7 @@ class _Image(tfd.Distribution):
         """Shape of one image's uniform noise: `(height, width, num_uniforms)`."""
         return (*self._image_shape[:2], self._head.num_uniforms)
 
-    def draw(self, uniforms, *, temperature=None, known=None, along_wavefront=False):
+    def draw(self, uniforms, *, temperature=None, known=None, in_graph=False):
         """The image that `uniforms` are turned into; exact at temperature 1.
 
         Args:
@@ -48,8 +48,8 @@ class _Image(tfd.Distribution):
             known: `None`, or `(images, mask)`: uint8 `[batch, height, width,
                 channels]` and `[batch, height, width, 1]`. Pixels whose mask is 0
                 are forced to the image and condition the pixels after them.
-            along_wavefront: bool. Whether a network that can draws a few images along a
-                wavefront: faster where XLA does not compile it.
+            in_graph: bool. Whether to be fast without XLA, which does not compile what
+                that takes: along a wavefront, where the network can.
 
         Returns:
             uint8 `[batch, height, width, channels]`.
@@ -57,10 +57,10 @@ class _Image(tfd.Distribution):
         if temperature is None:
             temperature = tf.ones(tf.shape(uniforms)[:1])
         temperature = temperature[:, None]
-        draw = self._draw_along_wavefront if along_wavefront else self._draw
+        draw = self._draw_in_graph if in_graph else self._draw
         return tf.cast(draw(uniforms, temperature, known), tf.uint8)
 
-    def _draw_along_wavefront(self, uniforms, temperature, known):
+    def _draw_in_graph(self, uniforms, temperature, known):
         return self._draw(uniforms, temperature, known)
 
     def _sample_n(self, n, seed=None):
@@ -127,7 +127,9 @@ class AutoregressiveImage(_Image):
         )
         return tf.reduce_sum(log_probs, axis=[-2, -1])
 
-    def _draw(self, uniforms, temperature, known, scan=scans.row_cached_scan):
+    def _draw(
+        self, uniforms, temperature, known, scan=scans.row_cached_scan, **options
+    ):
         return scan(
             self._network,
             self._head,
@@ -135,26 +137,14 @@ class AutoregressiveImage(_Image):
             temperature=temperature,
             conditioning=self._conditioning,
             known=known,
+            **options,
         )
 
-    def _draw_along_wavefront(self, uniforms, temperature, known):
-        if not hasattr(self._network, "wavefront"):
-            return self._draw(uniforms, temperature, known)
-
-        def along():
+    def _draw_in_graph(self, uniforms, temperature, known):
+        if hasattr(self._network, "wavefront"):
             scan = wavefront.wavefront_scan
             return self._draw(uniforms, temperature, known, scan=scan)
-
-        limit = self._network.max_wavefront_batch
-        if uniforms.shape[0] is None:
-            return tf.cond(
-                tf.shape(uniforms)[0] <= limit,
-                along,
-                lambda: self._draw(uniforms, temperature, known),
-            )
-        if uniforms.shape[0] <= limit:
-            return along()
-        return self._draw(uniforms, temperature, known)
+        return self._draw(uniforms, temperature, known, in_graph=True)
 
     def draw_naively(self, uniforms, *, temperature=None, known=None):
         """`draw` by one full network pass a (sub-)pixel, for tests and benchmarks."""

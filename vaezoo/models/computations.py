@@ -120,21 +120,19 @@ def draw(model, values, context, seeds, *, temperature=None, known=None, jit=Fal
         _scan,
         reduce_retracing=False,
         jit_compile=jit or None,
-        along_wavefront=not jit,
+        in_graph=not jit,
     )
     images = scan(values, context, seeds, uniforms, temperature, known)
     return tf.ensure_shape(images, [seeds.shape[0], *model.image_shape])
 
 
-def _scan(
-    model, values, context, seeds, uniforms, temperature, known, *, along_wavefront
-):
+def _scan(model, values, context, seeds, uniforms, temperature, known, *, in_graph):
     likelihood = model.likelihood(values, context=context, seeds=seeds)
     return likelihood.draw(
         uniforms,
         temperature=temperature,
         known=known,
-        along_wavefront=along_wavefront,
+        in_graph=in_graph,
     )
 
 
