@@ -58,6 +58,11 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def num_parameters(variables):
+    """How many numbers trainable variables hold."""
+    return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
 def print_machine(packages=("tensorflow",)):
     """The line that every table needs above it."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]

@@ -18,13 +18,20 @@ with XLA, for every model of the zoo that has weights.
 """
 
 import argparse
+import functools
 import math
 import time
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from common import masked_network, print_machine, print_table, seconds
+from common import (
+    masked_network,
+    num_parameters,
+    print_machine,
+    print_table,
+    seconds,
+)
 
 # (network, batch): naive / XLA and naive / graph, at least; XLA / forward and the first
 # call's seconds, at most
@@ -57,8 +64,9 @@ def noise_for(distribution, batch):
 
 def graph_and_xla(distribution):
     """The scan as exports run it and as `sample` does: functions of noise."""
-    graph = tf.function(lambda noise: distribution.draw(noise, in_graph=True))
-    return graph, tf.function(distribution.draw, jit_compile=True)
+    draw = functools.partial(distribution.draw, in_graph=True)
+    graph = tf.function(draw, autograph=False)
+    return graph, tf.function(distribution.draw, autograph=False, jit_compile=True)
 
 
 def first_seconds(function, *args):
@@ -123,11 +131,6 @@ def row_of(name, batch, times):
         f"{xla / forward:.2f}x",
         verdict,
     ]
-
-
-def num_parameters(variables):
-    """How many numbers trainable variables hold."""
-    return sum(math.prod(variable.shape) for variable in variables)
 
 
 def compare_with_tfp(measured):

@@ -34,6 +34,7 @@ from common import (
     alternate,
     in_new_process,
     masked_model,
+    num_parameters,
     peak_memory,
     print_machine,
     print_table,
@@ -119,8 +120,7 @@ def train_vaezoo(name, batch, precision="float32", devices=1):
     data = tf.data.Dataset.from_tensors(subject.images(batch)).repeat()
     steps = WARM_UP + STEPS
     model.fit(data, steps_per_epoch=steps, verbose=0, callbacks=[Clock()])
-    parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-    return images_per_second(times, batch), parameters
+    return images_per_second(times, batch), num_parameters(model.trainable_variables)
 
 
 def train_pytorch(name, batch, precision):
