@@ -27,37 +27,64 @@ def test_parameter_counts(filters, num_resnets, num_outputs, shape, expected):
 
 
 @pytest.mark.parametrize("strided", [True, False])
-def test_a_code_reaches_every_pixel_of_pass_and_scan(strided):
-    """As PixelVAE++ conditions its decoder; the scan is given it before it starts."""
+def test_conditioning_reaches_every_pixel_of_pass_and_scan(strided):
+    """A code, maps and skips, as of PixelVAE++; the scan has them before it starts."""
     head = heads.LogisticMixture(3, 4, num_components=2)
     network = Network(
         num_outputs=head.num_outputs, filters=5, num_resnets=1, strided=strided
     )
-    codes = tf.random.stateless_normal([3, 2], seed=[0, 0])
-    network(tf.zeros([3, 8, 8, 3]), codes)
+    sides = [8 // 2**level if strided else 8 for level in range(3) for _ in range(2)]
+
+    def noise(*shape):
+        return tf.random.stateless_normal([3, *shape], seed=[0, len(shape)])
+
+    conditioning = {
+        "code": noise(2),
+        "maps": noise(8, 8, 2),
+        "skips": [noise(side, side, 3) for side in sides],
+    }
+    assert network.num_nodes == len(sides)
+    network(tf.zeros([3, 8, 8, 3]), **conditioning)
     generator = np.random.default_rng(0)
     for variable in network.weights:
         variable.assign(variable + 0.3 * generator.normal(size=variable.shape))
 
-    def distribution(codes):
+    def distribution(changed=(), **call_options):
         return image_distributions.AutoregressiveImage(
             network,
             head,
             image_shape=(8, 8, 3),
             batch_size=3,
-            conditioning={"code": codes},
+            conditioning={
+                name: tf.nest.map_structure(tf.negative, value)
+                if name in changed
+                else value
+                for name, value in conditioning.items()
+            },
+            call_options=call_options,
         )
 
-    uniforms = generator.uniform(size=(3, *distribution(codes).noise_shape))
+    uniforms = generator.uniform(size=(3, *distribution().noise_shape))
     uniforms = tf.constant(uniforms, tf.float32)
-    drawn = tf.function(distribution(codes).draw)(uniforms)
-    naive = tf.function(distribution(codes).draw_naively)(uniforms)
+    drawn = tf.function(distribution().draw)(uniforms)
+    naive = tf.function(distribution().draw_naively)(uniforms)
     np.testing.assert_array_equal(drawn, naive)
-    change = distribution(codes).params(drawn) - distribution(-codes).params(drawn)
-    assert np.all(np.abs(change).max((0, 3)) > 0)
+    in_graph = tf.function(lambda x: distribution().draw(x, in_graph=True))
+    np.testing.assert_array_equal(in_graph(uniforms), naive)
+
+    params = distribution().params(drawn)
+    values = head.normalize(tf.cast(drawn, tf.float32))
+    nodes = network.up(values, conditioning["maps"], conditioning["code"])
+    np.testing.assert_array_equal(distribution(nodes=nodes).params(drawn), params)
+    for name in conditioning:
+        change = np.abs(distribution([name]).params(drawn) - params).max((0, 3))
+        if name == "maps":  # concatenated to the image: the first pixel sees none
+            change[0, 0] = 1
+        assert np.all(change > 0), name
     network.forget_conditioning()
-    same = distribution(codes).params(drawn), distribution(-codes).params(drawn)
+    same = distribution().params(drawn), distribution(conditioning).params(drawn)
     np.testing.assert_array_equal(*same)
+    np.testing.assert_array_equal(same[0], network(values))
 
 
 def test_alone_it_takes_any_size_that_the_strides_divide():

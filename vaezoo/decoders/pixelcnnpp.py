@@ -94,6 +94,14 @@ class GatedResnet(keras.layers.Layer):
         return inputs + values * tf.sigmoid(gates)
 
 
+def _forget(layer, slices, *, axis):
+    """Set the direction of some inputs of a layer to 0."""
+    direction = tf.convert_to_tensor(layer.direction).numpy()
+    for start, stop in slices:
+        direction[(slice(None),) * axis + (slice(start, stop),)] = 0.0
+    layer.direction.assign(direction)
+
+
 class Stream:
     """The layers of one stream, in the order in which they are called.
 
@@ -166,6 +174,12 @@ class PixelCNNPPNetwork(keras.layers.Layer):
     the pixels before its own and none of its own, so that a head must say how a
     pixel's colours depend on each other.
 
+    It may be conditioned on maps of the image's size, which are concatenated to the
+    image; on a vector; and on maps that are concatenated to what each node of the way
+    there hands across (PixelVAE++). The way there, `up`, is then a pass of its own that
+    an encoder may read. Which of them there are is decided in `build`; those that are
+    left out of a call are zero.
+
     Args:
         num_outputs: int. Output channels a pixel.
         filters: int. Width of both streams.
@@ -200,6 +214,11 @@ class PixelCNNPPNetwork(keras.layers.Layer):
         options = {"dropout": dropout, "strided": strided, "dtype": policy}
         self.rows = Stream("down", filters, num_resnets, **options)
         self.pixels = Stream("down_right", filters, num_resnets, **options)
+        # From the last node to where the way back starts, where more is concatenated.
+        self.starts = [
+            Dense(filters, dtype=policy, name=f"{name}_start")
+            for name in _NAMES.values()
+        ]
         # Keras tracks layers in lists of a layer's own.
         self.layers_of_streams = [
             layer
@@ -209,12 +228,22 @@ class PixelCNNPPNetwork(keras.layers.Layer):
         ]
         self.outputs = Dense(num_outputs, dtype=policy, name="outputs")
 
-    def build(self, images_shape, code_shape=None):
-        padded = (*images_shape[:-1], images_shape[-1] + 1)
+    @property
+    def num_nodes(self):
+        """Nodes of the way there: those after each block and each change of size."""
+        return _NUM_LEVELS * (self.num_resnets + 1)
+
+    def build(self, images_shape, maps_shape=None, code_shape=None, skips_shape=None):
+        self.num_maps = 0 if maps_shape is None else maps_shape[-1]
+        self.num_skips = 0 if skips_shape is None else skips_shape[0][-1]
+        channels = images_shape[-1] + 1 + self.num_maps
         features = (*images_shape[:-1], self.filters)
         for layer in (self.rows_above, self.row_above, self.column_left):
-            layer.build(padded)
-        both = (*features[:-1], 2 * self.filters)  # the skips: shapes as channels only
+            layer.build((*images_shape[:-1], channels))
+
+        def wide(num_streams):  # what a skip brings: shapes as channels only
+            return (*features[:-1], num_streams * self.filters + self.num_skips)
+
         rows, pixels = self.rows, self.pixels
         for level in range(_NUM_LEVELS):
             for down, right in zip(rows.up[level], pixels.up[level], strict=True):
@@ -223,33 +252,71 @@ class PixelCNNPPNetwork(keras.layers.Layer):
             if level < _NUM_LEVELS - 1:
                 rows.shrink[level].build(features)
                 pixels.shrink[level].build(features)
+        if self.num_skips:
+            for layer in self.starts:
+                layer.build(wide(1))
         for level in range(_NUM_LEVELS):
             for down, right in zip(rows.down[level], pixels.down[level], strict=True):
-                down.build(features, features, code_shape)
-                right.build(features, both, code_shape)
+                down.build(features, wide(1), code_shape)
+                right.build(features, wide(2), code_shape)
             if level < _NUM_LEVELS - 1:
                 rows.grow[level].build(features)
                 pixels.grow[level].build(features)
         self.outputs.build(features)
 
-    def compute_output_shape(self, images_shape, code_shape=None):
+    def compute_output_shape(
+        self, images_shape, maps_shape=None, code_shape=None, skips_shape=None
+    ):
         return (*images_shape[:-1], self.outputs.filters)
 
-    def call(self, images, code=None, *, seeds=None, training=False):
+    def call(
+        self,
+        images,
+        maps=None,
+        code=None,
+        skips=None,
+        *,
+        nodes=None,
+        seeds=None,
+        training=False,
+    ):
         """Map `[batch, height, width, channels]` to `[..., num_outputs]`.
 
         Args:
             images: in the head's units.
+            maps: `[batch, height, width, num_maps]`, or `None`.
             code: `[batch, size]`, a vector that every block sees, or `None`.
+            skips: for each node, as of `up`, `[batch, height, width, num_skips]` of its
+                height and width; or `None`.
+            nodes: what `up` gave for these images, maps and code, where it is known.
             seeds: int64 `[batch]`, for dropout; needed where `training`.
             training: bool.
+        """
+        options = {"code": code, "seeds": seeds, "training": training}
+        if nodes is None:
+            nodes = self.up(images, maps, **options)
+        return self.down(nodes, skips, **options)
+
+    def up(self, images, maps=None, code=None, *, seeds=None, training=False):
+        """The way there: a list of nodes, from the image's size to a quarter of it.
+
+        Args: as of `call`.
+
+        Returns:
+            `num_nodes` pairs of `[batch, height, width, filters]`, of the stream of
+            rows and of that of pixels. A pixel stream's node sees the pixels before its
+            own, all of which the other one's sees too, but for those of its row.
         """
         self.check_size(*images.shape[1:3])
         if self.strided and None in images.shape[1:3]:
             images = self._checked(images)
         options = {"code": code, "seeds": seeds, "training": training}
         # A channel of ones shows the edge of the image.
-        images = tf.concat([images, tf.ones_like(images[..., :1])], axis=-1)
+        parts = [images, tf.ones_like(images[..., :1])]
+        if self.num_maps:
+            zeros = tf.zeros([*tf.unstack(tf.shape(images)[:-1]), self.num_maps])
+            parts.append(tf.cast(zeros if maps is None else maps, images.dtype))
+        images = tf.concat(parts, axis=-1)
         down = down_shift(self.rows_above(images))
         right = down_shift(self.row_above(images))
         right += right_shift(self.column_left(images))
@@ -264,27 +331,62 @@ class PixelCNNPPNetwork(keras.layers.Layer):
                 down = rows.shrink[level](down)
                 right = pixels.shrink[level](right)
                 nodes.append((down, right))
-        nodes.pop()
+        return nodes
+
+    def down(self, nodes, skips=None, code=None, *, seeds=None, training=False):
+        """The way back, from `up`'s nodes to the outputs. Args: as of `call`."""
+        options = {"code": code, "seeds": seeds, "training": training}
+        nodes = list(nodes)
+        skips = [None] * len(nodes) if skips is None else list(skips)
+
+        def handed_across():
+            """The next node's two streams, and what is concatenated to both."""
+            (down, right), skip = nodes.pop(), skips.pop()
+            if not self.num_skips:
+                return down, right, []
+            if skip is None:
+                skip = tf.zeros([*tf.unstack(tf.shape(down)[:-1]), self.num_skips])
+            return down, right, [tf.cast(skip, down.dtype)]
+
+        down, right, more = handed_across()
+        if self.num_skips:
+            down, right = (
+                layer(tf.nn.elu(tf.concat([features, *more], axis=-1)))
+                for layer, features in zip(self.starts, (down, right), strict=True)
+            )
+        rows, pixels = self.rows, self.pixels
         for level in range(_NUM_LEVELS):
             for block, other in zip(rows.down[level], pixels.down[level], strict=True):
-                skip_down, skip_right = nodes.pop()
-                down = block(down, skip_down, **options)
-                skip = tf.concat([down, skip_right], axis=-1)
+                skip_down, skip_right, more = handed_across()
+                down = block(down, tf.concat([skip_down, *more], axis=-1), **options)
+                skip = tf.concat([down, skip_right, *more], axis=-1)
                 right = other(right, skip, **options)
             if level < _NUM_LEVELS - 1:
                 down = rows.grow[level](down)
                 right = pixels.grow[level](right)
         return self.outputs(tf.nn.elu(right))
 
-    def scanner(self, height, width, *, code=None):
+    def scanner(self, height, width, *, maps=None, code=None, skips=None):
         """The network unrolled for sampling; see `vaezoo.decoders.scan`."""
-        return PixelCNNPPScanner(self, height, width, code)
+        return PixelCNNPPScanner(self, height, width, maps, code, skips)
 
     def forget_conditioning(self):
-        """Set the weights of the code to 0: the image alone is seen."""
+        """Set the weights of what is conditioned on to 0: the image alone is seen."""
         for block in self.layers_of_streams:
             if isinstance(block, GatedResnet) and block.code.built:
                 block.code.kernel.assign(tf.zeros_like(block.code.kernel))
+        if self.num_maps:
+            for layer in (self.rows_above, self.row_above, self.column_left):
+                _forget(layer, [[-self.num_maps, None]], axis=2)
+        if not self.num_skips:
+            return
+        for layer in self.starts:
+            _forget(layer, [[self.filters, None]], axis=0)
+        for stream, num_streams in ((self.rows, 1), (self.pixels, 2)):
+            first, size = num_streams * self.filters, self.num_skips
+            both = [[first, first + size], [2 * first + size, None]]
+            for block in (block for level in stream.down for block in level):
+                _forget(block.skip, both, axis=0)
 
     def check_size(self, height, width):
         """Refuse images that the strides do not divide.

@@ -10,46 +10,21 @@ import dataclasses
 
 import tensorflow as tf
 
+from vaezoo.decoders.pixelcnnpp_terms import (
+    gate,
+    map_terms,
+    parts_of,
+    product,
+    shifted,
+    skip_terms,
+    two_columns,
+)
 from vaezoo.decoders.scan import Scanner
 from vaezoo.layers.shifted import concat_elu
 
 _ABOVE = 0  # of the rows of a kernel of 2x2
 _LEFT, _OWN = 0, 1  # of its columns
 _CONVS = "first", "second"  # of a block
-
-
-def _gate(features):
-    values, gates = tf.split(features, 2, axis=-1)
-    return values * tf.sigmoid(gates)
-
-
-def _shifted(rows):
-    """Rows `[..., width, channels]`, a column later."""
-    padding = [[0, 0]] * (rows.shape.rank - 2) + [[1, 0], [0, 0]]
-    return tf.pad(rows[..., :-1, :], padding)
-
-
-def _product(rows, kernel):
-    """Rows `[..., width, channels]` times `[channels, filters]`."""
-    return tf.einsum("...c,cf->...f", rows, kernel)
-
-
-def _two_columns(rows, kernel):
-    """At each place of rows, two taps: on it, and on the place to its left.
-
-    Args:
-        rows: `[..., batch, width, channels]`.
-        kernel: `[..., 2, channels, filters]`, of the left and of the own place.
-
-    Returns:
-        `[..., batch, width, filters]`.
-    """
-    shape = tf.shape(rows)
-    patches = tf.concat([_shifted(rows), rows], axis=-1)
-    flat = tf.reshape(patches, tf.concat([shape[:-3], [-1, patches.shape[-1]]], 0))
-    size, filters = patches.shape[-1], kernel.shape[-1]
-    kernel = tf.reshape(kernel, tf.concat([shape[:-3], [size, filters]], 0))
-    return tf.reshape(tf.matmul(flat, kernel), tf.concat([shape[:-1], [filters]], 0))
 
 
 @dataclasses.dataclass
@@ -68,16 +43,17 @@ class PixelCNNPPScanner(Scanner):
     Args:
         network: a built `vaezoo.decoders.pixelcnnpp.PixelCNNPPNetwork`.
         height, width: ints, the image's.
-        code: `[batch, size]`, or `None`.
+        maps, code, skips: what it is conditioned on, as of the network's call.
     """
 
-    def __init__(self, network, height, width, code):
+    def __init__(self, network, height, width, maps, code, skips):
         network.check_size(height, width)
         self.height, self.width = height, width
         self.dtype = network.compute_dtype
         self.filters = network.filters
         self.strided = network.strided
-        self.num_channels = network.rows_above.direction.shape[2]  # with the ones
+        # With the ones.
+        self.num_channels = network.rows_above.direction.shape[2] - network.num_maps
         self.levels = []
         rows, pixels = network.rows, network.pixels
         self.num_levels = len(rows.up)
@@ -91,10 +67,11 @@ class PixelCNNPPScanner(Scanner):
                     step=2**level if network.strided else 1,
                 )
             )
-        self.rows_above = self._affine(network.rows_above)
-        self.row_above = self._affine(network.row_above)
-        kernel, bias = self._affine(network.column_left)
+        self.rows_above = self._first(network.rows_above)
+        self.row_above = self._first(network.row_above)
+        kernel, bias = self._first(network.column_left)
         self.column_left = kernel[_ABOVE, 0], kernel[1, 0], bias
+        self.maps = None if maps is None else map_terms(network, maps)
         self.outputs = self._affine(network.outputs)
         grow = list(reversed(range(self.num_levels - 1)))  # of the finer level
         self.row_shrink = [self._affine(layer) for layer in rows.shrink]
@@ -115,12 +92,55 @@ class PixelCNNPPScanner(Scanner):
             for blocks in self.pixel_blocks
         ]
         self.skip = [
-            [self._parts(block["skip"][0])[1] for block in blocks[level.num_up :]]
+            [self._parts(block, 2)[1] for block in blocks[level.num_up :]]
             for level, blocks in zip(self.levels, self.pixel_blocks, strict=True)
         ]
+        self.has_starts = network.num_skips > 0
+        if self.has_starts:
+            self.starts = [
+                (kernel[: self.filters], kernel[self.filters :], bias)
+                for kernel, bias in map(self._affine, network.starts)
+            ]
+        self.skip_terms = None if skips is None else self._skip_terms(skips)
 
     def _affine(self, layer):
         return layer.kernel(), tf.cast(layer.bias, self.dtype)
+
+    def _first(self, layer):
+        """Kernel of the image and the ones, and bias, of a layer that sees them."""
+        kernel, bias = self._affine(layer)
+        return kernel[:, :, : self.num_channels], bias
+
+    def _parts(self, block, num_streams):
+        return parts_of(block["skip"][0], self.filters, num_streams)
+
+    def _skip_terms(self, skips):
+        """What the skips' own maps give, of each level: see `skip_terms`.
+
+        Returns:
+            Of each level, a dict of "rows" and "pixels" to the terms of that stream; of
+            the coarsest also "starts", two of `[height, batch, width, F]`.
+        """
+        skips, terms = [tf.cast(maps, self.dtype) for maps in skips], []
+        size = len(skips) // self.num_levels
+        for number, level in enumerate(self.levels):
+            nodes = skips[number * size : (number + 1) * size]
+            of_level = {}
+            if number == self.num_levels - 1:
+                start = tf.nn.elu(nodes.pop())
+                of_level["starts"] = [
+                    tf.transpose(product(start, kernel), [1, 0, 2, 3])
+                    for _, kernel, _ in self.starts
+                ]
+            for name, blocks, num_streams in (
+                ("rows", self.row_blocks[number], 1),
+                ("pixels", self.pixel_blocks[number], 2),
+            ):
+                blocks = blocks[level.num_up :]
+                kernels = [self._parts(block, num_streams)[-1] for block in blocks]
+                of_level[name] = skip_terms(nodes[::-1], kernels)
+            terms.append(of_level)
+        return terms
 
     def _blocks(self, blocks, code):
         """Kernels and biases of a list of `GatedResnet`."""
@@ -208,13 +228,18 @@ class PixelCNNPPScanner(Scanner):
     def _row(self, context, row):
         """The row stream at `row`, and the terms of its pixels."""
         context = dict(context)
+        # The row after the last one is asked for, and not used.
+        row = tf.minimum(row, self.height - 1)
         kernel, bias = self.rows_above
         is_below = tf.cast(row > 0, self.dtype)  # the shifts bring zeros to row 0
         x = context["x"]
         down = (self._window(x, kernel) + bias) * is_below
         kernel, bias = self.row_above
         start = (self._window(x[:, 1:], kernel) + bias) * is_below
-        start += _shifted(_product(x[:, 1], self.column_left[0]))
+        start += shifted(product(x[:, 1], self.column_left[0]))
+        if self.maps is not None:
+            down += self.maps[0][row]
+            start += self.maps[1][row]
         context["start"] = tf.transpose(start, [1, 0, 2])
         _, context = self._row_level(0, down, context, row)
         return context
@@ -243,10 +268,16 @@ class PixelCNNPPScanner(Scanner):
         def block(index, features, skip=None):
             hidden = convolve(index, "first", features)
             if skip is not None:
-                kernel, bias = blocks[index]["skip"]
-                hidden += _product(concat_elu(skip), kernel) + bias
-            return features + _gate(convolve(index, "second", hidden))
+                kernel, bias = (
+                    self._parts(blocks[index], 1)[0],
+                    blocks[index]["skip"][1],
+                )
+                hidden += product(concat_elu(skip), kernel) + bias
+                if self.skip_terms is not None:
+                    hidden += self.skip_terms[level]["rows"][place][index - num_up]
+            return features + gate(convolve(index, "second", hidden))
 
+        place = row // self.levels[level].step
         nodes = [features]
         for index in range(num_up):
             features = block(index, features)
@@ -256,7 +287,7 @@ class PixelCNNPPScanner(Scanner):
             features, context = self._row_below(level, features, context, row)
             context[f"row_node_{level}"] = nodes[-1]
         else:
-            features = nodes.pop()
+            features = self._start(0, nodes.pop(), place)
         for index in range(num_up, len(blocks)):
             features = block(index, features, nodes.pop())
             skips.append(features)
@@ -264,7 +295,25 @@ class PixelCNNPPScanner(Scanner):
             context[f"row_{name}_{level}"] = tf.stack(values)
         context[f"row_out_above_{level}"] = context[f"row_out_{level}"]
         context[f"row_out_{level}"] = features
-        return features, self._terms(level, skips, context)
+        return features, self._terms(level, skips, context, place)
+
+    def _start(self, stream, features, place):
+        """Where a stream's way back starts, from the last node of its way there.
+
+        Args:
+            stream: 0 for the rows, 1 for the pixels.
+            features: `[batch, (width,) F]`.
+            place: `row`, or `(row, column)`, of the coarsest level.
+        """
+        if not self.has_starts:
+            return features
+        kernel, _, bias = self.starts[stream]
+        features = product(tf.nn.elu(features), kernel) + bias
+        if self.skip_terms is None:
+            return features
+        row, *column = place if stream else (place,)
+        terms = self.skip_terms[-1]["starts"][stream][row]
+        return features + (terms[:, column[0]] if column else terms)
 
     def _row_below(self, level, features, context, row):
         """Down to the next level, where it has such a row, and back."""
@@ -298,36 +347,34 @@ class PixelCNNPPScanner(Scanner):
         shape = [-1, self._width(level), self.filters]
         return tf.reshape(pairs, shape) + bias, context
 
-    def _terms(self, level, skips, context):
+    def _terms(self, level, skips, context, place):
         """What the pixels of a row get from the row above and from the row stream."""
         context, blocks = dict(context), self.pixel_blocks[level]
         num_up = self.levels[level].num_up
         first_above, second_above = self.above[level]
-        first = _two_columns(context[f"first_{level}"], first_above)
-        second = _two_columns(context[f"second_{level}"], second_above)
+        first = two_columns(context[f"first_{level}"], first_above)
+        second = two_columns(context[f"second_{level}"], second_above)
         extras, biases = [], []
         for index, (block, skip) in enumerate(zip(blocks, skips, strict=True)):
             kernel, bias = block["skip"]
             if index >= num_up:  # of concat_elu([rows, pixels]): the rows' parts
-                kernel = self._parts(kernel)[0]
-            extra = _product(concat_elu(skip), kernel)
+                kernel = self._parts(block, 2)[0]
+            extra = product(concat_elu(skip), kernel)
             extras.append(extra + bias + block["first"][1])
             biases.append(block["second"][1])
         first += tf.stack(extras)
+        if self.skip_terms is not None:
+            of_maps = self.skip_terms[level]["pixels"][place]
+            first += tf.pad(of_maps, [[num_up, 0], [0, 0], [0, 0], [0, 0]])
         bias = tf.stack(biases)  # [blocks, (batch,) 2 filters]
         second += bias[:, :, None] if bias.shape.rank == 3 else bias[:, None, None]
         context[f"terms_first_{level}"] = tf.transpose(first, [2, 0, 1, 3])
         context[f"terms_second_{level}"] = tf.transpose(second, [2, 0, 1, 3])
         if level < self.num_levels - 1:
             kernel, *_, bias = self.pixel_shrink[level]
-            above = _two_columns(context[f"node_{level}"], kernel) + bias
+            above = two_columns(context[f"node_{level}"], kernel) + bias
             context[f"terms_shrink_{level}"] = tf.transpose(above, [1, 0, 2])
         return context
-
-    def _parts(self, kernel):
-        """A kernel of `concat_elu([rows, pixels])`, as one of each: `[2 F, F]`."""
-        rows, pixels, minus_rows, minus_pixels = tf.split(kernel, 4)
-        return tf.concat([rows, minus_rows], 0), tf.concat([pixels, minus_pixels], 0)
 
     # The pixels.
 
@@ -380,7 +427,7 @@ class PixelCNNPPScanner(Scanner):
             if skip is not None:
                 kernel = self.skip[level][index - num_up]
                 hidden += tf.matmul(concat_elu(skip), kernel)
-            return features + _gate(convolve(index, "second", second, hidden))
+            return features + gate(convolve(index, "second", second, hidden))
 
         nodes = [features]
         for index in range(num_up):
@@ -392,7 +439,7 @@ class PixelCNNPPScanner(Scanner):
                 level, features, context, activations, row, column
             )
         else:
-            features = nodes.pop()
+            features = self._start(1, nodes.pop(), (row // step, place))
         for index in range(num_up, len(own_taps)):
             features = block(index, features, nodes.pop())
         own = [*map(tf.stack, inputs.values()), node, features]

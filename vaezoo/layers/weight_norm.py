@@ -210,16 +210,17 @@ class Conv2D(WeightNormalized):
 
 @keras.saving.register_keras_serializable(package="vaezoo")
 class Conv2DTranspose(WeightNormalized):
-    """Weight-normalised transposed convolution that doubles height and width.
+    """Weight-normalised transposed convolution: height and width times `strides`.
 
     Maps `[batch, height, width, channels]` to
-    `[batch, 2 height, 2 width, filters]`. The kernel's layout is
+    `[batch, strides * height, strides * width, filters]`. The kernel's layout is
     `[size, size, filters, channels]`, and its norm is over all but `filters`.
     """
 
-    def __init__(self, filters, kernel_size, **kwargs):
+    def __init__(self, filters, kernel_size, *, strides=2, **kwargs):
         super().__init__(filters, **kwargs)
         self.kernel_size = kernel_size
+        self.strides = strides
 
     def build(self, input_shape):
         size = self.kernel_size
@@ -227,7 +228,7 @@ class Conv2DTranspose(WeightNormalized):
 
     def compute_output_shape(self, input_shape):
         batch, *sizes, _ = input_shape
-        sizes = [None if size is None else 2 * size for size in sizes]
+        sizes = [None if size is None else self.strides * size for size in sizes]
         return (batch, *sizes, self.filters)
 
     def linear(self, inputs, kernel):
@@ -235,8 +236,13 @@ class Conv2DTranspose(WeightNormalized):
         outputs = tf.nn.conv2d_transpose(
             inputs,
             kernel,
-            output_shape=[batch, 2 * height, 2 * width, self.filters],
-            strides=2,
+            output_shape=[
+                batch,
+                self.strides * height,
+                self.strides * width,
+                self.filters,
+            ],
+            strides=self.strides,
             padding="SAME",
         )
         return tf.ensure_shape(outputs, self.compute_output_shape(inputs.shape))
