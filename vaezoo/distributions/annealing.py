@@ -1,4 +1,4 @@
-"""log Z of an RBM by annealed importance sampling (Neal, 2001).
+"""The log Z of an RBM by annealed importance sampling (Neal, 2001).
 
 Chains pass from the uniform distribution (inverse temperature 0, whose log Z is known)
 to the model (1), and gather the weights of the way:
@@ -16,12 +16,10 @@ the two bracket log Z, if the draws are of the model.
 
 import dataclasses
 
-import tensorflow as tf
-
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """log Z as annealing found it.
+    """What annealing found log Z to be.
 
     Args:
         value: float, nats.
@@ -38,7 +36,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Bracket:
-    """log Z from below (in the mean) and from above.
+    """Bounds of log Z: from below (in the mean) and from above.
 
     Args:
         forward: `Estimate` whose mean is at most log Z.

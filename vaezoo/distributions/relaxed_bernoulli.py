@@ -13,6 +13,10 @@ draws its noise itself, so it is another thing.
 
 import tensorflow as tf
 
+from vaezoo import checks
+
+_HALF_STEP = 2.0**-24  # of float32 uniforms: moves them from [0, 1) into (0, 1)
+
 
 def discrete(logits, uniforms):
     """Draws z: the limit of `relaxed` for temperature to 0 on the same noise.
@@ -24,7 +28,9 @@ def discrete(logits, uniforms):
     Returns:
         float32 0 and 1, of the same shape; no gradient.
     """
-    raise NotImplementedError
+    uniforms = uniforms + _HALF_STEP
+    above = uniforms > tf.sigmoid(-tf.cast(logits, tf.float32))
+    return tf.stop_gradient(tf.cast(above, tf.float32))
 
 
 def relaxed(logits, uniforms, temperature):
@@ -41,7 +47,10 @@ def relaxed(logits, uniforms, temperature):
     Raises:
         ValueError: the temperature is not positive.
     """
-    raise NotImplementedError
+    temperature = checks.number("temperature", temperature, above=0)
+    uniforms = uniforms + _HALF_STEP
+    noise = tf.math.log(uniforms) - tf.math.log1p(-uniforms)
+    return tf.sigmoid((tf.cast(logits, tf.float32) + noise) / temperature)
 
 
 def path_log_prob(logits, values):
@@ -57,7 +66,8 @@ def path_log_prob(logits, values):
     Returns:
         float32 `[batch]`, nats.
     """
-    raise NotImplementedError
+    logits = tf.stop_gradient(tf.cast(logits, tf.float32))
+    return tf.reduce_sum(values * logits - tf.nn.softplus(logits), axis=-1)
 
 
 def relaxed_kl(logits, values, rbm, chains):
@@ -76,4 +86,5 @@ def relaxed_kl(logits, values, rbm, chains):
     Returns:
         float32 `[batch]`.
     """
-    raise NotImplementedError
+    log_q = path_log_prob(logits, values)
+    return log_q + rbm.energy(values) + rbm.log_z_surrogate(chains)
