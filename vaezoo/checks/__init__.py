@@ -10,6 +10,7 @@ Nothing here needs TensorFlow; its eager tensors are arrays to NumPy.
 
 from vaezoo.checks.arrays import (
     array_rule,
+    binary_rule,
     finite_rule,
     images,
     images_spec,
@@ -37,6 +38,7 @@ from vaezoo.checks.scalars import (
 
 __all__ = [
     "array_rule",
+    "binary_rule",
     "choice",
     "finite_rule",
     "image_shape",

@@ -29,6 +29,11 @@ def finite_rule(name):
     return f"`{name}` must be finite."
 
 
+def binary_rule(name):
+    """The rule of draws of binary units."""
+    return f"`{name}` must be exactly 0 or 1."
+
+
 def temperature_rule():
     """The rule of temperatures."""
     return (
