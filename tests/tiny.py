@@ -10,6 +10,7 @@ import tensorflow as tf
 from vaezoo.models.fame import FAME
 from vaezoo.models.pixelcnnpp import PixelCNNPP
 from vaezoo.models.pixelvae import PixelVAE
+from vaezoo.models.pixelvaepp import PixelVAEPP
 from vaezoo.models.vlae import VLAE
 
 _PIXELVAE = {"image_shape": (8, 8, 1), "latent_size": 3, "num_layers": 3, "filters": 4}
@@ -101,6 +102,37 @@ CONFIGURATIONS = {
             "num_resnets": 1,
             "dropout": 0.0,
             "strided": False,
+        },
+    ),
+    "pixelvaepp": (
+        PixelVAEPP,
+        {
+            "image_shape": (8, 8, 3),
+            "levels": 5,
+            "filters": 6,
+            "num_resnets": 1,
+            "num_components": 3,
+            "dropout": 0.2,
+            "z1_size": 4,
+            "z2_size": 3,
+            "z3_size": 2,
+            "num_chains": 20,
+            "num_sweeps": 2,
+        },
+    ),
+    "pixelvaepp_gaussian": (
+        PixelVAEPP,
+        {
+            "image_shape": (12, 12, 1),
+            "levels": 2,
+            "filters": 6,
+            "num_resnets": 1,
+            "dropout": 0.0,
+            "strided": False,
+            "prior": "gaussian",
+            "z1_size": 4,
+            "z2_size": 0,
+            "z3_size": 0,
         },
     ),
 }

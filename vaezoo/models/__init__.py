@@ -10,6 +10,7 @@ _MODULES = {
     "FAME": "fame",
     "PixelCNNPP": "pixelcnnpp",
     "PixelVAE": "pixelvae",
+    "PixelVAEPP": "pixelvaepp",
     "VLAE": "vlae",
 }
 
