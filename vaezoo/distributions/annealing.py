@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from vaezoo import checks, sampling, terminal
-from vaezoo.distributions.rbm import NUM_UPDATES
+from vaezoo.distributions.rbm import NUM_UPDATES, RBM
 
 _SWEEPS_PER_BLOCK = 16  # for which noise is drawn at once; the result depends on it
 
@@ -94,7 +94,7 @@ def forward_log_z(
     num_chains = checks.integer("num_chains", num_chains)
     seeds = sampling.row_seeds(seed, num_chains)
     annealing = _Annealing("forward", num_temperatures, num_sweeps, chunk, verbose)
-    log_weights = annealing.run(rbm, seeds, rbm.first_chains)
+    log_weights = annealing.run(rbm, seeds)
     return _estimate(_uniform_log_z(rbm), log_weights)
 
 
@@ -126,7 +126,7 @@ def reverse_log_z(
         raise checks.refusal(checks.binary_rule("left"), "others")
     seeds = sampling.row_seeds(seed, len(left))
     annealing = _Annealing("reverse", num_temperatures, num_sweeps, chunk, verbose)
-    log_weights = annealing.run(rbm, seeds, None, left)
+    log_weights = annealing.run(rbm, seeds, left)
     way_back = _estimate(0.0, log_weights)
     return dataclasses.replace(way_back, value=_uniform_log_z(rbm) - way_back.value)
 
@@ -172,14 +172,10 @@ def bracket_log_z(
 
 def _equilibrated(rbm, num_chains, num_updates, seed, chunk):
     """Left sides of draws by Gibbs sampling, `[num_chains, left]`."""
-    num_updates = checks.integer("num_updates", num_updates)
+    updates = tf.constant(checks.integer("num_updates", num_updates))
     seeds = sampling.row_seeds(seed, num_chains)
-    draw = tf.function(
-        lambda seeds: rbm.split(rbm.gibbs(seeds, num_updates=num_updates))[0],
-        autograph=False,
-    )
     parts = [
-        draw(tf.constant(seeds[rows]))[:num]
+        _draws(rbm.parameters_now(), tf.constant(seeds[rows]), updates)[:num]
         for rows, num in sampling.padded_batches(num_chains, [min(chunk, num_chains)])
     ]
     return tf.concat(parts, axis=0)
@@ -214,18 +210,15 @@ class _Annealing:
         steps = steps if direction == "forward" else steps[::-1]
         self._inverse_temperatures = tf.constant(steps, tf.float32)
 
-    def run(self, rbm, seeds, first, left=None):
+    def run(self, rbm, seeds, left=None):
         """Log weights of the chains, float64 `[num_chains]`.
 
         Args:
             rbm: the `RBM`.
             seeds: int64 `[num_chains]`.
-            first: function from seeds to the left sides to start from.
-            left: `[num_chains, left]`, to start from, or `None`.
+            left: float32 `[num_chains, left]`, to start from; fair bits where `None`.
         """
-        rbm = rbm.snapshot()
-        block = tf.function(lambda *state: self._sweeps(rbm, *state), autograph=False)
-        start = tf.function(first, autograph=False) if left is None else None
+        parameters = rbm.parameters_now()
         progress = None
         if self._verbose:
             total = len(seeds) * self._total
@@ -234,10 +227,20 @@ class _Annealing:
         chunk = min(self._chunk, len(seeds))
         for rows, num in sampling.padded_batches(len(seeds), [chunk]):
             keys = tf.constant(seeds[rows])
-            state = start(keys) if start else tf.constant(left[rows])
+            state = rbm.first_chains(keys) if left is None else left[rows]
+            state = tf.convert_to_tensor(state)
             log_weight = tf.zeros([len(rows)], tf.float64)
             for index in range(0, self._total, _SWEEPS_PER_BLOCK):
-                state, log_weight = block(keys, tf.constant(index), state, log_weight)
+                state, log_weight = _anneal(
+                    parameters,
+                    self._inverse_temperatures,
+                    keys,
+                    state,
+                    log_weight,
+                    first=tf.constant(index),
+                    num_sweeps=tf.constant(self._num_sweeps),
+                    name=self._name,
+                )
                 if progress:
                     sweeps = min(index + _SWEEPS_PER_BLOCK, self._total)
                     progress.update(done + num * sweeps)
@@ -245,37 +248,52 @@ class _Annealing:
             log_weights.append(log_weight.numpy()[:num])
         return np.concatenate(log_weights)
 
-    def _sweeps(self, rbm, seeds, first, left, log_weight):
-        """A block of sweeps from the one of index `first` on."""
-        size = rbm.num_left + rbm.num_right
-        uniforms = sampling.row_uniforms(
-            sampling.fold_in(seeds, first // _SWEEPS_PER_BLOCK),
-            [_SWEEPS_PER_BLOCK, size],
-            self._name,
-        )
-        stop = tf.minimum(first + _SWEEPS_PER_BLOCK, self._total)
 
-        def sweep(index, left, log_weight):
-            step = index // self._num_sweeps
-            before, now = (
-                self._inverse_temperatures[step],
-                (self._inverse_temperatures[step + 1]),
-            )
-            log_weight = tf.cond(
-                index % self._num_sweeps == 0,
-                lambda: log_weight + _gain(rbm, left, before, now),
-                lambda: log_weight,
-            )
-            left, _ = rbm.sweep(left, uniforms[:, index - first], now)
-            return index + 1, left, log_weight
+# Traced once for the sizes and the number of temperatures, not once a call.
+@tf.function(autograph=False)
+def _anneal(
+    parameters,
+    inverse_temperatures,
+    seeds,
+    left,
+    log_weight,
+    *,
+    first,
+    num_sweeps,
+    name,
+):
+    """A block of sweeps, from the one of index `first` on."""
+    rbm = RBM(*parameters)
+    total = num_sweeps * (tf.size(inverse_temperatures) - 1)
+    stop = tf.minimum(first + _SWEEPS_PER_BLOCK, total)
+    block = sampling.fold_in(seeds, first // _SWEEPS_PER_BLOCK)
+    shape = [_SWEEPS_PER_BLOCK, rbm.num_left + rbm.num_right]
+    uniforms = sampling.row_uniforms(block, shape, name)
 
-        _, left, log_weight = tf.while_loop(
-            lambda index, *_: index < stop,
-            sweep,
-            (first, left, log_weight),
-            parallel_iterations=1,
+    def sweep(index, left, log_weight):
+        step = index // num_sweeps
+        before, now = inverse_temperatures[step], inverse_temperatures[step + 1]
+        log_weight = tf.cond(
+            index % num_sweeps == 0,
+            lambda: log_weight + _gain(rbm, left, before, now),
+            lambda: log_weight,
         )
-        return left, log_weight
+        left, _ = rbm.sweep(left, uniforms[:, index - first], now)
+        return index + 1, left, log_weight
+
+    _, left, log_weight = tf.while_loop(
+        lambda index, *_: index < stop,
+        sweep,
+        (first, left, log_weight),
+        parallel_iterations=1,
+    )
+    return left, log_weight
+
+
+@tf.function(autograph=False)
+def _draws(parameters, seeds, num_updates):
+    rbm = RBM(*parameters)
+    return rbm.split(rbm.gibbs(seeds, num_updates=num_updates))[0]
 
 
 def _gain(rbm, left, before, now):

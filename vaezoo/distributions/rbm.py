@@ -103,8 +103,12 @@ class RBM(tfd.Distribution):
 
         What runs long sees one state of the variables, and reads them once.
         """
+        return RBM(*self.parameters_now())
+
+    def parameters_now(self):
+        """The weights and the biases, float32 tensors, without gradient."""
         parameters = (self.weights, self.left_bias, self.right_bias)
-        return RBM(*map(tf.stop_gradient, parameters))
+        return tuple(map(tf.stop_gradient, parameters))
 
     def split(self, values):
         """Values `[..., left + right]` as `[..., left]` and `[..., right]`."""
@@ -206,8 +210,7 @@ class RBM(tfd.Distribution):
         Returns:
             float32 `[num_chains, left]`.
         """
-        uniforms = sampling.row_uniforms(seeds, [self.num_left], "gibbs_start")
-        return _bits(0.5, uniforms)
+        return _fair_bits(tf.cast(seeds, tf.int64), self.num_left)
 
     def update_chains(self, chains, seed, *, num_sweeps):
         """Carry persistent chains on: block Gibbs sweeps of all chains together.
@@ -405,6 +408,12 @@ def _sizes(weights, left_bias, right_bias):
 
 def _float32(value):
     return tf.cast(tf.convert_to_tensor(value), tf.float32)
+
+
+# A graph of its own: of thousands of rows, eagerly, it would take seconds.
+@tf.function(autograph=False, reduce_retracing=True)
+def _fair_bits(seeds, num):
+    return _bits(0.5, sampling.row_uniforms(seeds, [num], "gibbs_start"))
 
 
 def _bits(probabilities, uniforms):
