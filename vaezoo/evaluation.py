@@ -66,6 +66,7 @@ def evaluate(
         "num_importance_samples", num_importance_samples, optional=True
     )
     data = _collect(dataset, images)
+    model.before_evaluation()
     seeds = sampling.row_seeds(seed, len(data))
     if not model.latent_shapes:
         num_importance_samples = num_importance_samples or 1

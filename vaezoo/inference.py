@@ -1,6 +1,7 @@
 """Latents, the terms of the ELBO, and the streaming importance-weighted bound."""
 
 import dataclasses
+from collections.abc import Callable
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -19,22 +20,31 @@ class Latent:
         posterior: `q(z | x)`, a `tfd.Distribution` of batch shape `[batch]`.
         prior: `p(z)`, or `p(z | latents above)`, likewise.
         kl: closed-form KL divergence `[batch]` in nats, where the model knows one
-            that TFP does not.
+            that TFP does not; or a function without arguments that computes it.
+        training_kl: what a training step has in its place, `[batch]`, where that is
+            another: a surrogate, which need not be a KL divergence.
     """
 
     value: tf.Tensor
     posterior: tfd.Distribution
     prior: tfd.Distribution
-    kl: tf.Tensor | None = None
+    kl: tf.Tensor | Callable[[], tf.Tensor] | None = None
+    training_kl: tf.Tensor | None = None
 
     def log_ratio(self):
         """`log p(z) - log q(z | x)` at the draw, nats `[batch]`."""
         return self.prior.log_prob(self.value) - self.posterior.log_prob(self.value)
 
-    def kl_divergence(self):
-        """`KL(q || p)` in nats `[batch]`: closed form if known, else at the draw."""
+    def kl_divergence(self, *, training=False):
+        """`KL(q || p)` in nats `[batch]`: closed form if known, else at the draw.
+
+        Args:
+            training: bool. Whether to give `training_kl`, if there is one.
+        """
+        if training and self.training_kl is not None:
+            return self.training_kl
         if self.kl is not None:
-            return self.kl
+            return self.kl() if callable(self.kl) else self.kl
         try:
             return tfd.kl_divergence(self.posterior, self.prior)
         except NotImplementedError:

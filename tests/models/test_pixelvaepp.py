@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny
-from vaezoo.distributions.rbm import RBM
 from vaezoo.models.pixelvaepp import PixelVAEPP
 
 _BINARY = {

@@ -33,6 +33,7 @@ from vaezoo.checks.scalars import (
     integers,
     number,
     refusal,
+    sampling_options,
     seed,
 )
 
@@ -55,6 +56,7 @@ __all__ = [
     "refusal",
     "rows_rule",
     "same_rows",
+    "sampling_options",
     "seed",
     "seeds",
     "shape_advice",

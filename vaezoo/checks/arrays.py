@@ -272,18 +272,20 @@ def temperatures(temperature, num):
     return np.broadcast_to(array, [num])
 
 
-def latents(values, *, latent_shapes):
+def latents(values, *, latent_shapes, binary=()):
     """Check the latents of a few images.
 
     Args:
         values: mapping of a latent's name to numbers `[n, ...]`.
         latent_shapes: dict of a latent's name to the shape of a row.
+        binary: names of the latents that are 0 or 1.
 
     Returns:
         dict of name to float32 `[n, ...]`, n of at least 1 and the same for all.
 
     Raises:
-        ValueError: a latent is missing, unknown, of another shape or not finite.
+        ValueError: a latent is missing, unknown, of another shape or not finite, or
+            neither 0 nor 1 where it is binary.
     """
     wanted = " and ".join(
         f"{name} [{', '.join(map(str, ['n', *shape]))}]"
@@ -317,6 +319,10 @@ def latents(values, *, latent_shapes):
         if not np.isfinite(array).all():
             value = array[~np.isfinite(array)][0]
             raise refusal(finite_rule(name), f"{name} with {value}", _ENCODE)
+        others = array[(array != 0) & (array != 1)] if name in binary else array[:0]
+        if others.size:
+            received = f"{name} with {others.flat[0]}"
+            raise refusal(binary_rule(name), received, _ENCODE)
     return arrays
 
 

@@ -131,6 +131,33 @@ def number(
     return value
 
 
+def sampling_options(options, defaults):
+    """Options of a model's sampling, checked.
+
+    Args:
+        options: dict of name to value.
+        defaults: dict of the names that the model has to their defaults.
+
+    Returns:
+        dict of every name to an int.
+
+    Raises:
+        ValueError: a name is unknown, or a value is not a positive integer.
+    """
+    unknown = sorted(options.keys() - defaults.keys())
+    if unknown:
+        raise refusal(
+            f"Sampling options must be those of the model, {sorted(defaults) or 'none'}"
+            ".",
+            ", ".join(f"{name}={options[name]!r}" for name in unknown),
+            "Check the name, or leave it out.",
+        )
+    return {
+        name: integer(name, options.get(name, default))
+        for name, default in defaults.items()
+    }
+
+
 def choice(name, value, allowed, *, advice=""):
     """Check that a value is one of a few.
 

@@ -199,6 +199,7 @@ class PixelCNNPPNetwork(keras.layers.Layer):
         self.filters = filters
         self.num_resnets = num_resnets
         self.strided = strided
+        self.num_maps = self.num_skips = 0
         policy = self.dtype_policy
 
         def first(name, kernel_size, stream):

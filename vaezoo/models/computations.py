@@ -34,7 +34,10 @@ def elbo_terms(model, images, seeds, *, training=False):
         draws(latents), context=context, seeds=seeds, training=training
     )
     reconstruction = -likelihood.log_prob(images)
-    kls = {name: latent.kl_divergence() for name, latent in latents.items()}
+    kls = {
+        name: latent.kl_divergence(training=training)
+        for name, latent in latents.items()
+    }
     kl = tf.add_n([*kls.values(), tf.zeros_like(reconstruction)])
     terms = {
         "elbo": -(reconstruction + kl),
@@ -69,9 +72,15 @@ def draws(latents):
 
 
 def posterior(model, images, seeds):
-    """Latents of the images, and the context: what `elbo_terms` draws."""
+    """Latents of the images, and their context: what `elbo_terms` draws.
+
+    The context is without what belongs to these images, as others are drawn with it.
+    """
     features = model.features(images)
-    return model.infer(features, seeds=sampling.fold_in(seeds, 0))
+    latents, context = model.infer(features, seeds=sampling.fold_in(seeds, 0))
+    if isinstance(context, dict):
+        context = {name: value for name, value in context.items() if name != "image"}
+    return latents, context
 
 
 def encode(model, images, seeds):
@@ -136,9 +145,12 @@ def _scan(model, values, context, seeds, uniforms, temperature, known, *, in_gra
     )
 
 
-def sample(model, seeds, temperature, *, jit=False):
-    """Images from the model; `temperature` is float32 `[batch]`."""
-    values, context = model.generate(seeds, temperature=temperature)
+def sample(model, seeds, temperature, *, jit=False, **options):
+    """Images from the model; `temperature` is float32 `[batch]`.
+
+    `options` are the model's `sampling_options`.
+    """
+    values, context = model.generate(seeds, temperature=temperature, **options)
     return draw(model, values, context, seeds, temperature=temperature, jit=jit)
 
 

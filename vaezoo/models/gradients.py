@@ -69,7 +69,7 @@ def _kl_terms(model, images, seeds):
     """KL of each latent of a training step, a list of `[batch]`."""
     features = model.features(images, training=True)
     latents, _ = model.infer(features, seeds=sampling.fold_in(seeds, 0), training=True)
-    return [latent.kl_divergence() for latent in latents.values()]
+    return [latent.kl_divergence(training=True) for latent in latents.values()]
 
 
 def _sums(terms, latents):

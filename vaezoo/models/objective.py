@@ -130,6 +130,21 @@ class Objective:
                 f"latent_kl_warmup_steps={ramps}."
             )
 
+    def refuse_free_bits(self):
+        """Refuse free bits of a KL term that training does not compute.
+
+        Raises:
+            ValueError: there are some.
+        """
+        for name in ("free_bits_nats", "soft_free_bits_nats"):
+            if getattr(self, name):
+                raise checks.refusal(
+                    "Free bits need the KL term's value, which relaxed latents do not "
+                    "have in training.",
+                    f"{name}={getattr(self, name)}",
+                    "Leave it at 0, and let the KL term rise by `kl_warmup_steps`.",
+                )
+
     def kl_term(self, terms, latents, step, *, mean_kls):
         """The KL term of the loss, with free bits and its weights.
 

@@ -4,6 +4,8 @@ Sadeghi, Andriyash, Vinci, Buffoni and Amin (2019), "PixelVAE++: Improved PixelV
 Discrete Prior".
 """
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -13,11 +15,15 @@ from vaezoo.distributions import annealing, heads, relaxed_bernoulli
 from vaezoo.distributions import images as image_distributions
 from vaezoo.distributions.rbm import NUM_UPDATES, RBM
 from vaezoo.inference import tfd
-from vaezoo.layers.weight_norm import Conv2D, Conv2DTranspose, Dense
+from vaezoo.models.pixelvaepp_layers import (
+    CodeEncoder,
+    ImageEncoder,
+    MapDecoder,
+    NodeDecoder,
+    NodeEncoder,
+)
 from vaezoo.models.vae import VAE
 
-_WIDTH = 64  # of the encoder and of most of f(z1)
-_FEATURES = 512  # of f(z1) at its one position
 _EQUILIBRATION_SWEEPS = 1_000
 
 
@@ -139,6 +145,17 @@ class PixelVAEPP(VAE):
         self._build_layers(num_nodes)
         if self.is_discrete:
             self._build_rbm()
+        # Before the way there is called alone.
+        sides = [
+            (height // 4 * d.strides, width // 4 * d.strides)
+            for d in self.node_decoders
+        ]
+        self.network.build(
+            (None, height, width, channels),
+            (None, height, width, channels),
+            (None, z2_size) if z2_size else None,
+            [(None, *side, filters) for side in sides] or None,
+        )
         self.finish_build()
 
     def _build_layers(self, num_nodes):
@@ -170,20 +187,26 @@ class PixelVAEPP(VAE):
         left = z1_size + z2_size if z3_sizes else self.num_latents // 2
         right = self.num_latents - left
 
-        def weight(name, shape, **options):
+        def weight(name, shape, initializer="zeros", **options):
             return self.add_weight(
-                name=name, shape=shape, initializer="zeros", autocast=False, **options
+                name=name,
+                shape=shape,
+                initializer=initializer,
+                autocast=False,
+                **options,
             )
 
         self._rbm_weights = weight("rbm_weights", (left, right))
         self._rbm_left_bias = weight("rbm_left_bias", (left,))
         self._rbm_right_bias = weight("rbm_right_bias", (right,))
-        # Estimates: log Z from below and from above, and the former's standard error.
+        # Estimates: log Z from below and from above, and the former's standard error;
+        # of weights of 0 the truth.
         same = {"trainable": False, "aggregation": "only_first_replica"}
-        self._log_z = weight("log_z", (), **same)
+        uniform = keras.initializers.Constant(self.num_latents * math.log(2))
+        self._log_z = weight("log_z", (), uniform, **same)
         self._log_z_error = weight("log_z_error", (), **same)
-        self._log_z_reverse = weight("log_z_reverse", (), **same)
-        self._log_z_known = weight("log_z_known", (), dtype="bool", **same)
+        self._log_z_reverse = weight("log_z_reverse", (), uniform, **same)
+        self._log_z_known = weight("log_z_known", (), "ones", dtype="bool", **same)
         chains = keras.Variable(
             tf.zeros([self._config["num_chains"], left], tf.uint8),
             dtype="uint8",
@@ -378,6 +401,11 @@ class PixelVAEPP(VAE):
         if self.is_discrete and not self._is_log_z_known():
             self.estimate_log_z()
 
+    def before_shipping(self):
+        """Estimate log Z anew, of the weights as they ship."""
+        if self.is_discrete:
+            self.estimate_log_z()
+
     def check_scorable(self):
         """Refuse to score while log Z is not known.
 
@@ -431,145 +459,3 @@ class PixelVAEPP(VAE):
 
 def _named(prefix, options):
     return options | {"name": f"{prefix}_{options['name']}"}
-
-
-def _flat(features):
-    return tf.reshape(features, [tf.shape(features)[0], _volume(features.shape[1:])])
-
-
-def _volume(shape):
-    return int(tf.TensorShape(shape).num_elements())
-
-
-class ImageEncoder(keras.layers.Layer):
-    """q(z1 | x): four times a convolution that halves and one that does not; dense."""
-
-    def __init__(self, num_outputs, **kwargs):
-        super().__init__(**kwargs)
-        self.convolutions = []
-        for index in range(4):
-            for name, strides in (("down", 2), ("conv", 1)):
-                self.convolutions.append(
-                    Conv2D(
-                        _WIDTH,
-                        3,
-                        strides=strides,
-                        activation="elu",
-                        name=f"{name}_{index}",
-                    )
-                )
-        self.outputs = Dense(num_outputs, name="outputs")
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.outputs.filters)
-
-    def call(self, images):
-        """Images `[batch, height, width, channels]` to parameters `[batch, n]`."""
-        features = images
-        for layer in self.convolutions:
-            features = layer(features)
-        return self.outputs(_flat(features))
-
-
-class MapDecoder(keras.layers.Layer):
-    """f(z1): from one position to maps of the image's shape, doubling."""
-
-    def __init__(self, image_shape, **kwargs):
-        super().__init__(**kwargs)
-        height, width, channels = image_shape
-        self.sizes = [(height, width)]
-        while max(self.sizes[0]) > 1:
-            self.sizes.insert(0, tuple(-(-side // 2) for side in self.sizes[0]))
-        self.dense = Dense(_FEATURES, activation="elu", name="dense")
-        num = len(self.sizes) - 1
-        widths = [_WIDTH] * (num - 2) + [16] * (num > 1)
-        self.stages = [
-            (
-                Conv2DTranspose(filters, 3, activation="elu", name=f"double_{index}"),
-                Conv2D(filters, 3, activation="elu", name=f"conv_{index}"),
-            )
-            for index, filters in enumerate(widths)
-        ]
-        self.layers_of_stages = [layer for stage in self.stages for layer in stage]
-        self.outputs = Conv2DTranspose(channels, 3, name="outputs")
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], *self.sizes[-1], self.outputs.filters)
-
-    def call(self, code):
-        """z1 `[batch, size]` to maps `[batch, height, width, channels]`."""
-        features = self.dense(code)[:, None, None, :]
-        for (double, conv), size in zip(self.stages, self.sizes[1:-1], strict=True):
-            features = conv(double(features)[:, : size[0], : size[1]])
-        height, width = self.sizes[-1]
-        return self.outputs(features)[:, :height, :width]
-
-
-class CodeEncoder(keras.layers.Layer):
-    """q(z2 | x): a convolution to one map of half the size; dense."""
-
-    def __init__(self, num_outputs, **kwargs):
-        super().__init__(**kwargs)
-        self.conv = Conv2D(1, 3, strides=2, activation="elu", name="conv")
-        self.outputs = Dense(num_outputs, name="outputs")
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.outputs.filters)
-
-    def call(self, images):
-        """Images `[batch, height, width, channels]` to parameters `[batch, n]`."""
-        return self.outputs(_flat(self.conv(images)))
-
-
-class NodeEncoder(keras.layers.Layer):
-    """q(z3 | x, z1, z2) of a node: one map of a quarter of the image's size; dense.
-
-    Args:
-        num_outputs: int.
-        strides: int. How much larger the node's map is.
-    """
-
-    def __init__(self, num_outputs, *, strides, **kwargs):
-        super().__init__(**kwargs)
-        size = 4 if strides == 4 else 3
-        self.conv = Conv2D(1, size, strides=strides, activation="elu", name="conv")
-        self.outputs = Dense(num_outputs, name="outputs")
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.outputs.filters)
-
-    def call(self, node):
-        """A node `[batch, height, width, filters]` to parameters `[batch, n]`."""
-        return self.outputs(_flat(self.conv(tf.nn.elu(node))))
-
-
-class NodeDecoder(keras.layers.Layer):
-    """f(z3) of a node: dense to one map, and a convolution to the node's size.
-
-    Args:
-        size: pair of ints, of that one map.
-        filters: int. Maps of the result.
-        strides: int. How much larger the node's map is.
-    """
-
-    def __init__(self, size, filters, *, strides, **kwargs):
-        super().__init__(**kwargs)
-        self.size = size
-        self.strides = strides
-        self.dense = Dense(_volume(size), activation="elu", name="dense")
-        if strides == 1:
-            self.conv = Conv2D(filters, 3, name="conv")
-        else:
-            kernel_size = 4 if strides == 4 else 3
-            self.conv = Conv2DTranspose(
-                filters, kernel_size, strides=strides, name="conv"
-            )
-
-    def compute_output_shape(self, input_shape):
-        sides = (side * self.strides for side in self.size)
-        return (input_shape[0], *sides, self.conv.filters)
-
-    def call(self, values):
-        """z3 `[batch, n]` to `[batch, height, width, filters]`."""
-        maps = tf.reshape(self.dense(values), [-1, *self.size, 1])
-        return self.conv(maps)

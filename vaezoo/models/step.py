@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -14,15 +13,14 @@ import tensorflow as tf
 from vaezoo import checks, inference, sampling, strategies, units
 from vaezoo.layers import weight_norm
 from vaezoo.models import batches, computations
-from vaezoo.models.averages import WeightAverages
 from vaezoo.models.gradients import accumulate
-from vaezoo.models.image_model import ImageModel
 from vaezoo.models.objective import Objective, refuse_arguments, usable_optimizer
+from vaezoo.models.resumable import ResumableModel
 
 _EVALUATION_STEP = -1  # keys the noise of `test_step`, which no training step shares
 
 
-class TrainedModel(ImageModel):
+class TrainedModel(ResumableModel):
     """A model that is trained on the ELBO, exactly under every strategy.
 
     Losses are in nats, summed over an image and averaged over the batch. `VAE` below it
@@ -42,16 +40,33 @@ class TrainedModel(ImageModel):
             initializer=lambda shape, dtype: tf.zeros(shape, dtype),
             trainable=False,
         )
-        # State of training, as the optimizer's: not among the model's weights.
-        object.__setattr__(self, "_soft_free_bits_weight", None)
-        object.__setattr__(self, "_averages", None)
+
+    # Hooks, empty by default.
 
     def auxiliary_loss(self, images, latents):
         """A further term of the training loss, nats `[batch]`, or `None`."""
         return None
 
-    def after_step(self):
-        """Called once after each optimizer step, for state such as chains."""
+    def begin_training(self):
+        """Called when a `fit` begins, unless it goes on from a `training_state`."""
+
+    def after_step(self, seed):
+        """Called at the end of a training step, in its graph, for such state.
+
+        Args:
+            seed: int64 scalar, another one at each step.
+        """
+
+    def before_evaluation(self):
+        """Called before the model is evaluated, for what has to be estimated first."""
+
+    @property
+    def trains_on_bound(self):
+        """Whether a training step's loss is made of the ELBO's terms.
+
+        If not, they are reported in evaluation alone.
+        """
+        return True
 
     # Modes, and data-dependent initialisation.
 
@@ -218,6 +233,8 @@ class TrainedModel(ImageModel):
             seed=seed,
         )
         objective.check_latents(self.latent_shapes)
+        if not self.trains_on_bound:
+            objective.refuse_free_bits()
         checks.number(
             "soft_free_bits_weight", soft_free_bits_weight, above=0, maximum=1
         )
@@ -266,80 +283,6 @@ class TrainedModel(ImageModel):
         self.compile(optimizer, **config)
         self.optimizer.build(self.trained_variables)
 
-    # State of training.
-
-    @property
-    def averages(self):
-        """The moving averages of the trained weights; `None` without `ema_momentum`."""
-        momentum = self._objective.ema_momentum
-        if self._averages is None and momentum is not None:
-            with self.distribute_strategy.scope():
-                averages = WeightAverages(self.trained_variables, momentum)
-            object.__setattr__(self, "_averages", averages)
-        return self._averages
-
-    def _state_variables(self):
-        """The variables of the model and its training, by role and position."""
-        soft = self._soft_free_bits_weight
-        groups = {
-            "model": self.weights,
-            "optimizer": self.optimizer.variables,
-            "average": [] if self.averages is None else self.averages.state,
-            "training": [] if soft is None else [soft],
-        }
-        return {
-            f"{group}-{i:05d}": variable
-            for group, variables in groups.items()
-            for i, variable in enumerate(variables)
-        }
-
-    def training_state(self):
-        """All that training needs to go on exactly, at any time of a `fit`.
-
-        Returns:
-            dict of str, a role and a position, to numpy array: the raw weights
-            (whatever is in the model), the optimizer, the moving averages.
-        """
-        state = {
-            key: tf.convert_to_tensor(variable).numpy()
-            for key, variable in self._state_variables().items()
-        }
-        if self.averages is not None:
-            keys = {id(v): f"model-{i:05d}" for i, v in enumerate(self.weights)}
-            raw = self.averages.raw_values()
-            for variable, value in zip(self.trained_variables, raw, strict=True):
-                state[keys[id(variable)]] = value
-        return state
-
-    def set_training_state(self, state):
-        """Set what `training_state` returned; the next `fit` goes on from it.
-
-        Args:
-            state: dict as of `training_state`, of a model of the same architecture,
-                compiled alike, in the same mode.
-        """
-        for key, variable in self._state_variables().items():
-            variable.assign(state[key])
-        if self.averages is not None:
-            self.averages.go_on()
-
-    def save(self, filepath, *args, **kwargs):
-        """Keras's `save`; within a `fit`, of the moving averages of the weights."""
-        with self._averages_shown():
-            return super().save(filepath, *args, **kwargs)
-
-    def save_weights(self, filepath, *args, **kwargs):
-        """Keras's `save_weights`; within a `fit`, of the moving averages."""
-        with self._averages_shown():
-            return super().save_weights(filepath, *args, **kwargs)
-
-    def _averages_shown(self):
-        return (
-            contextlib.nullcontext()
-            if self._averages is None
-            else self._averages.shown()
-        )
-
     # Metrics and data.
 
     @property
@@ -358,14 +301,18 @@ class TrainedModel(ImageModel):
         return results
 
     def _update_metrics(self, images, loss, terms):
-        values = {
-            **terms,
-            "loss": loss,
-            "bits_per_dim": units.bits_per_dim(terms["elbo"], batches.num_dims(images)),
-        }
+        """Count a batch in; returns the means of what is known of it, by name."""
+        values = {**terms, "loss": loss}
+        if "elbo" in terms:
+            num_dims = batches.num_dims(images)
+            values["bits_per_dim"] = units.bits_per_dim(terms["elbo"], num_dims)
         for mean in self._means:
             if mean.name in values:  # the decoder alone has no KL terms
                 mean.update_state(values[mean.name])
+        results = self.get_metrics_result()
+        if "elbo" in terms:
+            return results
+        return {name: value for name, value in results.items() if name in values}
 
     def _seeds(self, step, rows):
         run = sampling.fold_in(self._objective.seed, step)
@@ -424,9 +371,10 @@ class TrainedModel(ImageModel):
             soft.assign(
                 inference.soft_free_bits(tf.convert_to_tensor(soft), mean_kl, target)
             )
-        self.after_step()
-        self._update_metrics(images, loss, terms)
-        return self.get_metrics_result()
+        self.after_step(sampling.fold_in(objective.seed, step))
+        if self.mode != "decoder" and not self.trains_on_bound:
+            terms = {"reconstruction": terms["reconstruction"]}
+        return self._update_metrics(images, loss, terms)
 
     def test_step(self, data):
         """The ELBO's terms with the KL weight 1.
@@ -441,8 +389,7 @@ class TrainedModel(ImageModel):
         auxiliary = self.auxiliary_loss(images, latents)
         if auxiliary is not None:
             loss += auxiliary
-        self._update_metrics(images, loss, terms)
-        return self.get_metrics_result()
+        return self._update_metrics(images, loss, terms)
 
     def fit(
         self,
@@ -477,6 +424,8 @@ class TrainedModel(ImageModel):
             self.initialize(images)
         if not batches.is_indexed(x):
             kwargs.setdefault("shuffle", False)  # Keras warns that it cannot
+        if not self.takes_up_training():
+            self.begin_training()
         averages = None if self.optimizer is None else self.averages
         with batches.refusals():
             if averages is None:
@@ -486,6 +435,12 @@ class TrainedModel(ImageModel):
                 return super().fit(x, *args, callbacks=callbacks, **kwargs)
             finally:
                 averages.leave()
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `evaluate`: the means of the ELBO's terms, with the KL weight 1."""
+        with self._averages_shown():
+            self.before_evaluation()
+        return super().evaluate(x, *args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras would build the model on the mean of the replicas' first batches, which

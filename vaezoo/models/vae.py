@@ -88,17 +88,20 @@ class VAE(TrainedModel):
         Returns:
             latents: dict of name to `vaezoo.inference.Latent`.
             context: what `likelihood` would compute again from the values, or `None`.
+                Of a dict, "image" is what belongs to the image too: other images that
+                are drawn with the context do not get it.
         """
         raise NotImplementedError
 
     def generate(
-        self, seeds: tf.Tensor, *, temperature: tf.Tensor
+        self, seeds: tf.Tensor, *, temperature: tf.Tensor, **options: int
     ) -> tuple[dict[str, tf.Tensor], Any]:
         """Draw the latents from the prior.
 
         Args:
             seeds: int64 `[batch]`.
             temperature: float32 `[batch]`.
+            **options: those of `sampling_options`.
 
         Returns:
             values: dict of name to tensor `[batch, ...]`.
@@ -127,6 +130,27 @@ class VAE(TrainedModel):
             A distribution of `vaezoo.distributions.images`, batch shape `[batch]`.
         """
         raise NotImplementedError
+
+    @property
+    def sampling_options(self) -> dict[str, int]:
+        """Further options of `sample` and their defaults: positive integers by name."""
+        return {}
+
+    @property
+    def binary_latents(self) -> tuple[str, ...]:
+        """The latents whose values are 0 or 1."""
+        return ()
+
+    @property
+    def exact_variables(self) -> Sequence[Any]:
+        """Variables that files of float16 weights hold in float32."""
+        return ()
+
+    def before_shipping(self) -> None:
+        """Called before weights, rounded as they ship, become a zoo entry's."""
+
+    def check_scorable(self) -> None:
+        """Refuse to score with a model that something has to be estimated of first."""
 
     # Building, initialisation, configuration.
 
@@ -201,6 +225,7 @@ class VAE(TrainedModel):
         seed: Seed | None = None,
         temperature: Array = 1.0,
         jit: bool = True,
+        **options: int,
     ) -> tf.Tensor:
         """Draw images from the model: exactly the distribution that is scored.
 
@@ -217,20 +242,22 @@ class VAE(TrainedModel):
                 distributions of latents and pixels; 1 is the model.
             jit: bool. Whether to compile with XLA. With and without it about one
                 value in 10,000 of an 8-bit image differs, by floating-point ties.
+            **options: the model's own, of `sampling_options`: positive integers.
 
         Returns:
             uint8 `[num, height, width, channels]`.
 
         Raises:
-            ValueError: if `num`, `seed` or `temperature` breaks its rule.
+            ValueError: if `num`, `seed`, `temperature` or an option breaks its rule.
         """
+        options = checks.sampling_options(options, self.sampling_options)
         num = checks.integer("num", num)
         if seed is None:
             seed = secrets.randbits(63)
         seeds = sampling.row_seeds(seed, num)
         temperatures = checks.temperatures(temperature, num)
         return self._in_batches(
-            self.traced(computations.sample, jit=jit),
+            self.traced(computations.sample, jit=jit, **options),
             (seeds, temperatures),
             buckets=sampling.BATCH_SIZES,
         )
@@ -274,6 +301,7 @@ class VAE(TrainedModel):
             num_importance_samples,
             advice="1 estimates the ELBO.",
         )
+        self.check_scorable()
         images = self._images(images)
         seeds = sampling.row_seeds(seed, len(images))
         # In blocks of rows of its own, not padded: K passes of a row cost too much.
@@ -299,6 +327,7 @@ class VAE(TrainedModel):
             dict of float32 `[n]` in nats: `elbo`, `reconstruction` (`-log p(x | z)`),
             `kl`, and `kl/<latent>`; `elbo == -(reconstruction + kl)`.
         """
+        self.check_scorable()
         return self._score(_terms, images, seed)
 
     def encode(
@@ -341,7 +370,9 @@ class VAE(TrainedModel):
         Raises:
             ValueError: if a latent is missing, unknown, of another shape or not finite.
         """
-        values = checks.latents(latents, latent_shapes=self.latent_shapes)
+        values = checks.latents(
+            latents, latent_shapes=self.latent_shapes, binary=self.binary_latents
+        )
         num = len(next(iter(values.values())))
         seeds = sampling.row_seeds(seed, num)
         return self._in_batches(

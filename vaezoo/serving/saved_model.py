@@ -41,6 +41,7 @@ def export(
     max_batch_size: int = 1024,
     signatures: str | Sequence[str] | None = None,
     jit: bool = False,
+    sampling_options: dict[str, int] | None = None,
 ) -> Path:
     """Write a model as one version folder of a SavedModel.
 
@@ -81,13 +82,15 @@ def export(
         jit: bool. Compile the scans over pixels with XLA, once for each batch size
             that is asked for. On a CPU, TF Serving then needs
             `--xla_cpu_compilation_enabled`.
+        sampling_options: dict of options of the model's `sample`, such as the RBM's
+            `num_gibbs_updates`; the model's own for those that are not given.
 
     Returns:
         The folder, a `pathlib.Path`.
 
     Raises:
-        ValueError: if a signature is unknown, a number is not positive, or
-            `directory` is a URL.
+        ValueError: if a signature or an option is unknown, a number is not positive,
+            `directory` is a URL, or the model cannot score yet.
         FileExistsError: if `directory` is there already; it is left as it is.
         OSError: if the folder cannot be written.
     """
@@ -95,12 +98,16 @@ def export(
         "num_importance_samples", num_importance_samples
     )
     max_batch_size = checks.integer("max_batch_size", max_batch_size)
+    options = checks.sampling_options(sampling_options or {}, model.sampling_options)
     functions = signatures_lib.functions(
         model,
         num_importance_samples=num_importance_samples,
         jit=jit,
+        sampling_options=options,
     )
     names = _selected(signatures, functions)
+    if "log_likelihood" in names:
+        model.check_scorable()
     with _version_folder(directory) as (folder, final):
         exported = tf.Module()
         exported.variables_ = [variable.value for variable in model.weights]
@@ -137,6 +144,7 @@ def export(
                 num_importance_samples if model.latent_shapes else None
             ),
             "num_rounds": signatures_lib.NUM_ROUNDS if model.latent_shapes else None,
+            "sampling_options": options,
             "max_batch_size": max_batch_size,
             "jit": jit,
             "signatures": {name: _described(f) for name, f in concrete.items()},
@@ -235,6 +243,9 @@ def _assertions(model, inputs, max_batch_size):
             rule = checks.temperature_rule()
         elif value.dtype.is_floating:
             holds, rule = tf.math.is_finite(value), checks.finite_rule(name)
+            if name in model.binary_latents:
+                holds = tf.equal(value, 0) | tf.equal(value, 1)
+                rule = checks.binary_rule(name)
         elif levels.get(name, 256) < 256:
             holds, rule = value < levels[name], checks.levels_rule(name, levels[name])
             received = tf.reduce_max(value)

@@ -8,13 +8,14 @@ from vaezoo.models import computations
 NUM_ROUNDS = 10  # of `complete`
 
 
-def functions(model, *, num_importance_samples=1, jit=False):
+def functions(model, *, num_importance_samples=1, jit=False, sampling_options=None):
     """The functions that a model has, by the names of their signatures.
 
     Args:
         model: a `vaezoo.models.vae.VAE`.
         num_importance_samples: int. K of `log_likelihood`.
         jit: bool. Whether to compile the scans over pixels with XLA.
+        sampling_options: dict of the options of `sample`; the model's own where `None`.
 
     Returns:
         dict of name to a pair: a dict of an input's name to its `tf.TensorSpec`, whose
@@ -31,7 +32,10 @@ def functions(model, *, num_importance_samples=1, jit=False):
     }
 
     def sample(seed, temperature):
-        return {"images": computations.sample(model, seed, temperature, jit=jit)}
+        images = computations.sample(
+            model, seed, temperature, jit=jit, **(sampling_options or {})
+        )
+        return {"images": images}
 
     def complete(images, mask, seed):
         filled = computations.complete(

@@ -30,7 +30,8 @@ def write_weights(model, path, *, dtype="float32"):
         model: a built `keras.Model`.
         path: the file to write; its folder must exist.
         dtype: "float32" or "float16", how floating-point variables are stored; one
-            that does not fit in a float16 (a statistic, it may be) as float32.
+            that does not fit in a float16 (a statistic, it may be) as float32, and so
+            the model's `exact_variables`.
 
     Returns:
         `path`, a `pathlib.Path`.
@@ -51,8 +52,9 @@ def write_weights(model, path, *, dtype="float32"):
             "Only a built model has weights to write. Received: model="
             f"{model.name!r}, not built. Build it, or call it on one batch."
         )
+    exact = set(map(id, getattr(model, "exact_variables", ())))
     arrays = {
-        name: _stored(_value(variable), dtype)
+        name: _stored(_value(variable), "float32" if id(variable) in exact else dtype)
         for name, variable in variables_by_name(model).items()
     }
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
