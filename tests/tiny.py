@@ -176,6 +176,12 @@ def build(name, *, initialized=True, seed=0):
     keras.utils.set_random_seed(seed)
     cls, arguments = CONFIGURATIONS[name]
     model = cls(**arguments)
+    if model.binary_latents:  # a prior of weights 0 would hide much
+        for variable in model.trainable_variables:
+            if variable.name.startswith("rbm"):
+                shape = variable.shape
+                variable.assign(tf.random.stateless_normal(shape, [seed, len(shape)]))
+        model.estimate_log_z(num_chains=50, num_temperatures=20)
     if initialized:
         model.initialize(images_for(model, 64))
     return model

@@ -147,8 +147,8 @@ class PixelVAEPP(VAE):
             self._build_rbm()
         # Before the way there is called alone.
         sides = [
-            (height // 4 * d.strides, width // 4 * d.strides)
-            for d in self.node_decoders
+            [side * decoder.strides for side in decoder.size]
+            for decoder in self.node_decoders
         ]
         self.network.build(
             (None, height, width, channels),
@@ -162,11 +162,15 @@ class PixelVAEPP(VAE):
         height, width, channels = self.image_shape
         config = self._config
         num_parameters = 1 if self.is_discrete else 2  # of a latent
-        self.encoder = ImageEncoder(num_parameters * config["z1_size"], name="q_z1")
+        # A small scale keeps the first Gaussian posteriors close to the prior.
+        start = {"init_scale": 1.0 if self.is_discrete else 0.1}
+        self.encoder = ImageEncoder(
+            num_parameters * config["z1_size"], **start, name="q_z1"
+        )
         self.maps = MapDecoder(self.image_shape, name="f_z1")
         if config["z2_size"]:
             self.code_encoder = CodeEncoder(
-                num_parameters * config["z2_size"], name="q_z2"
+                num_parameters * config["z2_size"], **start, name="q_z2"
             )
         self.node_encoders, self.node_decoders = [], []
         per_level = config["num_resnets"] + 1
@@ -176,7 +180,9 @@ class PixelVAEPP(VAE):
             size = height // 4, width // 4
             options = {"strides": 4 // scale, "name": f"z3_{node}"}
             self.node_encoders.append(
-                NodeEncoder(num_parameters * config["z3_size"], **_named("q", options))
+                NodeEncoder(
+                    num_parameters * config["z3_size"], **start, **_named("q", options)
+                )
             )
             self.node_decoders.append(
                 NodeDecoder(size, config["filters"], **_named("f", options))

@@ -23,7 +23,7 @@ def _volume(shape):
 class ImageEncoder(keras.layers.Layer):
     """q(z1 | x): four times a convolution that halves and one that does not; dense."""
 
-    def __init__(self, num_outputs, **kwargs):
+    def __init__(self, num_outputs, *, init_scale=1.0, **kwargs):
         super().__init__(**kwargs)
         self.convolutions = []
         for index in range(4):
@@ -37,7 +37,7 @@ class ImageEncoder(keras.layers.Layer):
                         name=f"{name}_{index}",
                     )
                 )
-        self.outputs = Dense(num_outputs, name="outputs")
+        self.outputs = Dense(num_outputs, init_scale=init_scale, name="outputs")
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.outputs.filters)
@@ -87,10 +87,10 @@ class MapDecoder(keras.layers.Layer):
 class CodeEncoder(keras.layers.Layer):
     """q(z2 | x): a convolution to one map of half the size; dense."""
 
-    def __init__(self, num_outputs, **kwargs):
+    def __init__(self, num_outputs, *, init_scale=1.0, **kwargs):
         super().__init__(**kwargs)
         self.conv = Conv2D(1, 3, strides=2, activation="elu", name="conv")
-        self.outputs = Dense(num_outputs, name="outputs")
+        self.outputs = Dense(num_outputs, init_scale=init_scale, name="outputs")
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.outputs.filters)
@@ -108,11 +108,11 @@ class NodeEncoder(keras.layers.Layer):
         strides: int. How much larger the node's map is.
     """
 
-    def __init__(self, num_outputs, *, strides, **kwargs):
+    def __init__(self, num_outputs, *, strides, init_scale=1.0, **kwargs):
         super().__init__(**kwargs)
         size = 4 if strides == 4 else 3
         self.conv = Conv2D(1, size, strides=strides, activation="elu", name="conv")
-        self.outputs = Dense(num_outputs, name="outputs")
+        self.outputs = Dense(num_outputs, init_scale=init_scale, name="outputs")
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.outputs.filters)
