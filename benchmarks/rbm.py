@@ -30,43 +30,35 @@ def negative_phase(rbm, num_chains):
     """Seconds of the sweeps of a step, and what they consist of."""
     size = rbm.num_left + rbm.num_right
     chains = rbm.first_chains(tf.constant(sampling.row_seeds(0, num_chains)))
-    shape = [num_chains, size]
-    right = tf.zeros([num_chains, rbm.num_right])
+    uniforms = tf.random.stateless_uniform([num_chains, size], seed=[0, 0])
 
-    def repeated(function):
-        """`function` as often as there are sweeps, one after the other."""
+    def repeated(function, value):
+        """`function(index, value)` as often as there are sweeps."""
+
+        def again(index, value):
+            return index + 1, function(index, value)
 
         def run():
-            def again(index, total):
-                with tf.control_dependencies([total]):
-                    parts = function(index)
-                with tf.control_dependencies(parts):
-                    return index + 1, total + 1
+            return tf.while_loop(lambda i, _: i < NUM_SWEEPS, again, (0, value))[1]
 
-            return tf.while_loop(lambda i, _: i < NUM_SWEEPS, again, (0, 0))[1]
-
-        return tf.function(run, autograph=False)
+        return seconds(tf.function(run, autograph=False), repeats=3)
 
     update = tf.function(
         lambda seed: rbm.update_chains(chains, seed, num_sweeps=NUM_SWEEPS)
     )
-    uniforms = tf.random.stateless_uniform(shape, seed=[0, 0])
-    jobs = {
-        "all": lambda: seconds(update, tf.constant(1, tf.int64), repeats=3),
-        "matrix products": lambda: seconds(
-            repeated(lambda _: [rbm.right_logits(chains), rbm.left_logits(right)]),
-            repeats=3,
+    return {
+        "all": seconds(update, tf.constant(1, tf.int64), repeats=3),
+        "matrix products": repeated(
+            lambda _, left: rbm.left_logits(rbm.right_logits(left)), 0.0 * chains
         ),
-        "uniforms": lambda: seconds(
-            repeated(lambda i: [tf.random.stateless_uniform(shape, [0, i])]),
-            repeats=3,
+        "uniforms": repeated(
+            lambda index, _: tf.random.stateless_uniform(uniforms.shape, [0, index]),
+            uniforms,
         ),
-        "the rest": lambda: seconds(
-            repeated(lambda _: [tf.cast(uniforms < tf.sigmoid(uniforms), tf.float32)]),
-            repeats=3,
+        "the rest": repeated(
+            lambda _, value: tf.cast(uniforms < tf.sigmoid(value), tf.float32), uniforms
         ),
     }
-    return {name: job() for name, job in jobs.items()}
 
 
 def training_step():

@@ -278,7 +278,7 @@ def _anneal(
             lambda: log_weight + _gain(rbm, left, before, now),
             lambda: log_weight,
         )
-        left, _ = rbm.sweep(left, uniforms[:, index - first], now)
+        left, _ = rbm.sweep(left, rbm.split(uniforms[:, index - first]), now)
         return index + 1, left, log_weight
 
     _, left, log_weight = tf.while_loop(

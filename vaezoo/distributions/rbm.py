@@ -232,11 +232,17 @@ class RBM(tfd.Distribution):
         num_sweeps = _positive("num_sweeps", num_sweeps)
         rbm = self.snapshot()
         seed = tf.cast(seed, tf.int64)
-        shape = tf.stack([tf.shape(chains)[0], self.num_left + self.num_right])
+        num = tf.shape(chains)[0]
 
         def carry_on(sweep, left):
-            key = tf.stack([seed, tf.cast(sweep, tf.int64)])
-            left, _ = rbm.sweep(left, tf.random.stateless_uniform(shape, key))
+            # A draw a side: to split one would copy it, a fifth of the time.
+            uniforms = [
+                tf.random.stateless_uniform(
+                    [num, size], tf.stack([seed, 2 * tf.cast(sweep, tf.int64) + side])
+                )
+                for side, size in enumerate((self.num_left, self.num_right))
+            ]
+            left, _ = rbm.sweep(left, uniforms)
             return sweep + 1, left
 
         _, left = tf.while_loop(
@@ -253,7 +259,7 @@ class RBM(tfd.Distribution):
 
         Args:
             left: float32 `[batch, left]`, 0 and 1.
-            uniforms: float32 `[batch, left + right]` in [0, 1).
+            uniforms: float32 `[batch, left]` and `[batch, right]` in [0, 1).
             inverse_temperature: float32 that broadcasts with `[batch, 1]`, by which E
                 is multiplied; 1 where `None`.
 
@@ -266,7 +272,7 @@ class RBM(tfd.Distribution):
                 logits *= inverse_temperature
             return tf.sigmoid(logits)
 
-        for_left, for_right = self.split(uniforms)
+        for_left, for_right = uniforms
         right = _bits(probabilities(self.right_logits(left)), for_right)
         return _bits(probabilities(self.left_logits(right)), for_left), right
 
@@ -308,7 +314,7 @@ class RBM(tfd.Distribution):
             stop = tf.minimum(first + UPDATES_PER_BLOCK, num_updates)
 
             def update(index, left, _):
-                noise = uniforms[:, index - first]
+                noise = rbm.split(uniforms[:, index - first])
                 return index + 1, *rbm.sweep(left, noise, inverse_temperature)
 
             return loop(update, (first, left, right), stop)
@@ -332,8 +338,8 @@ class RBM(tfd.Distribution):
 
     def _sample_n(self, n, seed=None):
         """`gibbs` of `NUM_UPDATES` updates: approximate draws."""
-        seed = tfp.random.sanitize_seed(seed)
-        seeds = tf.random.stateless_uniform([n], seed, None, None, tf.int64)
+        seed = tf.bitcast(tfp.random.sanitize_seed(seed), tf.int64)
+        seeds = sampling.fold_in(seed, tf.range(n, dtype=tf.int64))
         return self.gibbs(seeds, num_updates=NUM_UPDATES)
 
     def kl_from(self, logits, *, left=None):
