@@ -28,6 +28,8 @@ def inputs_for(model, name, num):
         key: generator.normal(size=(num, *shape)).astype(np.float32)
         for key, shape in model.latent_shapes.items()
     }
+    for key in model.binary_latents:
+        known[key] = np.float32(known[key] > 0)
     keys = {
         "sample": ["seed", "temperature"],
         "decode": [*model.latent_shapes, "seed"],

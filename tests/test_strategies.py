@@ -199,7 +199,7 @@ def train(strategy, name, options):
             ema_momentum=0.9,
             kl_warmup_steps=8,
             gradient_clip={"by": "global_norm", "limit": 5.0, "unit": "per_image"},
-            **options,
+            **(options if model.trains_on_bound else {}),
         )
     before = [v.numpy() for v in model.trainable_variables]
     images = tiny.images_for(model, 13)  # batches of 8 and 5

@@ -5,7 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny
+from vaezoo.models import computations
 from vaezoo.models.pixelvaepp import PixelVAEPP
+from vaezoo.zoo import weights
 
 _BINARY = {
     "image_shape": (28, 28, 1),
@@ -54,6 +56,101 @@ def test_the_pass_over_the_image_is_shared():
     np.testing.assert_allclose(
         shared.log_prob(images), alone.log_prob(images), rtol=1e-6
     )
+
+
+def test_what_is_drawn_is_not_drawn_with_the_pass_over_another_image():
+    """An encoder's pass is of the image encoded; the scan draws another."""
+    model = tiny.shared("pixelvaepp")
+    images = tf.constant(tiny.images_for(model, 2))
+    seeds = tf.constant([5, 6], tf.int64)
+    _, context = model.infer(model.features(images), seeds=seeds)
+    assert "image" in context
+    assert "image" not in computations.posterior(model, images, seeds)[1]
+    latents = model.encode(images, seed=[5, 6])
+    np.testing.assert_array_equal(
+        model.reconstruct(images, seed=[5, 6]), model.decode(latents, seed=[5, 6])
+    )
+
+
+def test_the_bound_is_of_binary_units():
+    """Its log weights are those of the RBM and of independent units."""
+    model = tiny.shared("pixelvaepp")
+    images = tf.constant(tiny.images_for(model, 4))
+    seeds = tf.range(4, dtype=tf.int64)
+    latents, _ = model.infer(model.features(images), seeds=seeds)
+    latent, rbm = latents["z"], model.rbm
+    z, logits = latent.value, latent.posterior.distribution.logits
+    np.testing.assert_array_equal(np.unique(z), [0, 1])
+    log_q = tf.reduce_sum(z * logits - tf.nn.softplus(logits), axis=1)
+    expected = -rbm.energy(z) - rbm.log_z - log_q
+    np.testing.assert_allclose(latent.log_ratio(), expected, rtol=1e-5, atol=1e-5)
+    exact = float(rbm.exact_log_z())
+    assert abs(float(rbm.log_z) - exact) < 0.5  # of a short annealing
+    # The KL's mean over draws of z1 and z2 is the mean of log q - log p.
+    many = tf.repeat(images[:1], 2000, axis=0)
+    latents, _ = model.infer(model.features(many), seeds=tf.range(2000, dtype=tf.int64))
+    differences = latents["z"].kl_divergence() + latents["z"].log_ratio()
+    error = np.std(differences) / 2000**0.5
+    assert abs(np.mean(differences)) < 5 * error
+
+
+def test_training_is_of_relaxed_units():
+    model = tiny.shared("pixelvaepp")
+    images = tf.constant(tiny.images_for(model, 3))
+    seeds = tf.range(3, dtype=tf.int64)
+    features = model.features(images, training=True)
+    latents, _ = model.infer(features, seeds=seeds, training=True)
+    z = latents["z"].value
+    assert np.all((z >= 0) & (z <= 1)) and np.any((z > 0) & (z < 1))
+    assert latents["z"].kl_divergence(training=True) is latents["z"].training_kl
+    with pytest.raises(ValueError, match="`z` must be exactly 0 or 1"):
+        model.decode({"z": z})
+    for name in ("free_bits_nats", "soft_free_bits_nats"):
+        with pytest.raises(ValueError, match="Free bits need the KL term's value"):
+            model.compile("adam", **{name: 1.0})
+
+
+def test_log_z_is_unknown_after_training_until_it_is_estimated():
+    model = tiny.build("pixelvaepp")
+    images = tiny.images_for(model, 8)
+    chains = model.training_variables[0].numpy()
+    model.compile("adam")
+    model.fit(images, epochs=1, batch_size=4, verbose=0)
+    assert np.any(model.training_variables[0].numpy() != chains)
+    assert not any(v.shape == chains.shape for v in model.weights)
+    for score in (model.elbo, model.log_likelihood):
+        with pytest.raises(ValueError, match=r"Call model.estimate_log_z\(\)"):
+            score(images)
+    model.sample(1, seed=0, jit=False)  # needs no log Z
+    bracket = model.estimate_log_z(num_chains=200, num_temperatures=100)
+    assert np.isfinite(model.elbo(images)).all()
+    exact = float(model.rbm.exact_log_z())
+    assert abs(bracket.forward.value - exact) < 0.3
+    assert abs(bracket.reverse.value - exact) < 0.3
+
+
+def test_sampling_options():
+    model = tiny.shared("pixelvaepp")
+    few = model.sample(8, seed=0, num_gibbs_updates=1)
+    many = model.sample(8, seed=0)
+    assert np.any(few != many)
+    np.testing.assert_array_equal(many, model.sample(8, seed=0, num_gibbs_updates=2000))
+    with pytest.raises(ValueError, match="`num_gibbs_updates` must be a positive"):
+        model.sample(1, num_gibbs_updates=0)
+    with pytest.raises(ValueError, match=r"\['num_gibbs_updates'\].*num_updates=3"):
+        model.sample(1, num_updates=3)
+    with pytest.raises(ValueError, match="none"):
+        tiny.shared("pixelvaepp_gaussian").sample(1, num_gibbs_updates=2)
+
+
+def test_log_z_ships_in_full_precision(tmp_path):
+    """In float16 a log Z of 1,000 nats has steps of half a nat."""
+    model = tiny.build("pixelvaepp")
+    path = weights.write_weights(model, tmp_path / "weights.h5", dtype="float16")
+    other = tiny.build("pixelvaepp", seed=1)
+    weights.read_weights(other, path)
+    assert float(other.rbm.log_z) == float(model.rbm.log_z)
+    assert np.any(other.rbm.weights != model.rbm.weights)  # rounded
 
 
 def test_bad_arguments():

@@ -80,16 +80,21 @@ def test_fit_improves_the_bound_and_its_loss_adds_up(name):
     model.compile(keras.optimizers.Adam(3e-3))
     history = model.fit(images, batch_size=16, epochs=6, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
-    for values in zip(*(history[key] for key in history), strict=True):
-        logs = dict(zip(history, values, strict=True))
+    evaluated = model.evaluate(images, batch_size=16, verbose=0, return_dict=True)
+    if model.trains_on_bound:
+        assert evaluated.keys() == history.keys()
+        epochs = zip(*history.values(), strict=True)
+        epochs = [dict(zip(history, values, strict=True)) for values in epochs]
+    else:  # training has a surrogate of the KL term, and does not call it one
+        assert history.keys() == {"loss", "reconstruction"}
+        epochs = []
+    for logs in [evaluated, *epochs]:
         assert logs["loss"] == pytest.approx(-logs["elbo"], rel=1e-5)
         assert logs["loss"] == pytest.approx(
             logs["reconstruction"] + logs["kl"], rel=1e-5
         )
         bits = logs["loss"] / math.log(2) / math.prod(model.image_shape)
         assert logs["bits_per_dim"] == pytest.approx(bits, rel=1e-4)
-    evaluated = model.evaluate(images, batch_size=16, verbose=0, return_dict=True)
-    assert evaluated.keys() == history.keys()
 
 
 def test_uniform_model_scores_log_two_a_pixel():
@@ -164,6 +169,8 @@ def test_encode_decode_reconstruct(name):
     np.testing.assert_array_equal(
         model.decode(latents, seed=2), model.reconstruct(images, seed=2)
     )
+    if name == "pixelvaepp":  # z3, in one latent with z1 and z2, depends on their draws
+        return
     means = model.encode(images, mode="mean")
     top = next(iter(model.latent_shapes))  # the means below depend on its draw
     np.testing.assert_allclose(

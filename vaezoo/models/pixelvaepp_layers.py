@@ -37,17 +37,17 @@ class ImageEncoder(keras.layers.Layer):
                         name=f"{name}_{index}",
                     )
                 )
-        self.outputs = Dense(num_outputs, init_scale=init_scale, name="outputs")
+        self.parameters = Dense(num_outputs, init_scale=init_scale, name="parameters")
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.outputs.filters)
+        return (input_shape[0], self.parameters.filters)
 
     def call(self, images):
         """Images `[batch, height, width, channels]` to parameters `[batch, n]`."""
         features = images
         for layer in self.convolutions:
             features = layer(features)
-        return self.outputs(_flat(features))
+        return self.parameters(_flat(features))
 
 
 class MapDecoder(keras.layers.Layer):
@@ -90,14 +90,14 @@ class CodeEncoder(keras.layers.Layer):
     def __init__(self, num_outputs, *, init_scale=1.0, **kwargs):
         super().__init__(**kwargs)
         self.conv = Conv2D(1, 3, strides=2, activation="elu", name="conv")
-        self.outputs = Dense(num_outputs, init_scale=init_scale, name="outputs")
+        self.parameters = Dense(num_outputs, init_scale=init_scale, name="parameters")
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.outputs.filters)
+        return (input_shape[0], self.parameters.filters)
 
     def call(self, images):
         """Images `[batch, height, width, channels]` to parameters `[batch, n]`."""
-        return self.outputs(_flat(self.conv(images)))
+        return self.parameters(_flat(self.conv(images)))
 
 
 class NodeEncoder(keras.layers.Layer):
@@ -112,14 +112,14 @@ class NodeEncoder(keras.layers.Layer):
         super().__init__(**kwargs)
         size = 4 if strides == 4 else 3
         self.conv = Conv2D(1, size, strides=strides, activation="elu", name="conv")
-        self.outputs = Dense(num_outputs, init_scale=init_scale, name="outputs")
+        self.parameters = Dense(num_outputs, init_scale=init_scale, name="parameters")
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.outputs.filters)
+        return (input_shape[0], self.parameters.filters)
 
     def call(self, node):
         """A node `[batch, height, width, filters]` to parameters `[batch, n]`."""
-        return self.outputs(_flat(self.conv(tf.nn.elu(node))))
+        return self.parameters(_flat(self.conv(tf.nn.elu(node))))
 
 
 class NodeDecoder(keras.layers.Layer):
