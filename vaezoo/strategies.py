@@ -198,9 +198,9 @@ def from_chief(strategy, arrays):
         return arrays
     if not is_chief(strategy):
         arrays = [np.zeros_like(array) for array in arrays]
-    # Collective operations have no booleans.
+    # Collective operations have neither booleans nor bytes.
     sums = _sums(
-        strategy, [a.astype("int32") if a.dtype == bool else a for a in arrays]
+        strategy, [a.astype("int32") if a.dtype.itemsize == 1 else a for a in arrays]
     )
     return [x.astype(a.dtype) for x, a in zip(sums, arrays, strict=True)]
 

@@ -155,6 +155,30 @@ image_shape_option = click.option(
     type=_ImageShape(),
     help="Build the model for images of another size than the entry's, as 64x64x1.",
 )
+
+
+def _parsed(ctx, param, texts):
+    """NAME=NUMBER, each, as a dict; the model knows which it has, and their rule."""
+    options = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            options[name] = int(number)
+        except ValueError:
+            raise click.BadParameter(
+                f"{text!r} is not NAME=NUMBER, as num_gibbs_updates=50000."
+            ) from None
+    return options
+
+
+sampling_options = click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    callback=_parsed,
+    help="An option of the model's sampling, as num_gibbs_updates=50000. Repeatable.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, for programs."
 )

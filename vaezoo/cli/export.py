@@ -27,6 +27,7 @@ from vaezoo.cli import common
     help="Rows that a request may have.",
 )
 @click.option("--signatures", help="Comma-separated; default: all.")
+@common.sampling_options
 @click.option("--jit", is_flag=True, help="Compile the samplers with XLA.")
 def export(
     name,
@@ -35,6 +36,7 @@ def export(
     num_importance_samples,
     max_batch_size,
     signatures,
+    options,
     jit,
 ):
     """Write NAME as a SavedModel, DIRECTORY/VERSION, that TF Serving serves."""
@@ -54,6 +56,7 @@ def export(
         max_batch_size=max_batch_size,
         signatures=signatures.split(",") if signatures else None,
         jit=jit,
+        sampling_options=options,
     )
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     click.echo(f"Wrote {path} ({size / 1e6:.1f} MB)")

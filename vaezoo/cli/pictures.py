@@ -50,14 +50,17 @@ def _output(default):
     default=1.0,
     help="Below 1 the likelier images, above 1 the stranger ones; 1 is the model.",
 )
+@common.sampling_options
 @_batch_size
 @_output("samples.png")
 @click.option(
     "--server", metavar="HOST:PORT", help="Ask a TensorFlow Serving server's gRPC port."
 )
-def sample(name, num, seed, temperature, batch_size, output, server):
+def sample(name, num, seed, temperature, options, batch_size, output, server):
     """Draw images from NAME into a grid."""
     common.check_writable(output)
+    if server and options:
+        raise click.UsageError("--option is fixed by the export that --server serves.")
     if server:
         images, levels = _sample_at(server, name, num, seed, temperature)
     else:
@@ -65,7 +68,8 @@ def sample(name, num, seed, temperature, batch_size, output, server):
         common.note(f"Drawing {num} images from {name} ...")
         temperatures = checks.temperatures(temperature, num)
         inputs = {"seed": sampling.row_seeds(seed, num), "temperature": temperatures}
-        images, levels = _draw(programs, "sample", batch_size, inputs), programs.levels
+        images = _draw(programs, "sample", batch_size, inputs, options=options)
+        levels = programs.levels
     plots.save_picture(output, plots.image_grid(images, levels=levels))
     click.echo(f"Wrote {output}")
 
@@ -213,7 +217,7 @@ def interpolate(name, num, steps, files, seed, batch_size, output):
     A row shows an image, draws of p(x | z) for codes z on the way from its code to that
     of another, and that other image. The draws of a row share their noise, so that what
     changes is the code. The way is an arc, along which a code stays as likely under a
-    normal prior as its ends are.
+    normal prior as its ends are; of a binary code, one bit that differs after another.
     """
     common.check_writable(output)
     if len(files) % 2:
@@ -237,7 +241,11 @@ def interpolate(name, num, steps, files, seed, batch_size, output):
     ]
     fractions = np.linspace(0, 1, steps)
     inputs = {
-        key: np.concatenate(arcs(codes[0][key], codes[1][key], fractions))
+        key: np.concatenate(
+            (flips if key in programs.binary_latents else arcs)(
+                codes[0][key], codes[1][key], fractions
+            )
+        )
         for key in programs.latent_shapes
     }
     inputs["seed"] = np.repeat(sampling.row_seeds(seed, num), steps)
@@ -271,11 +279,26 @@ def arcs(first, last, fractions):
     return arcs
 
 
-def _draw(programs, function, batch_size, inputs):
+def flips(first, last, fractions):
+    """As `arcs`, of codes of 0 and 1: a share of the bits that differ is the last's."""
+    ways = []
+    for a, b in zip(first, last, strict=True):
+        differ = np.random.default_rng(0).permutation(np.flatnonzero(a != b))
+        way = np.stack([a] * len(fractions)).reshape(len(fractions), -1)
+        for code, fraction in zip(way, fractions, strict=True):
+            flipped = differ[: round(fraction * len(differ))]
+            code[flipped] = b.ravel()[flipped]
+        ways.append(way.reshape(-1, *a.shape))
+    return ways
+
+
+def _draw(programs, function, batch_size, inputs, *, options=None):
     """The images of a function, with progress where there are several batches."""
     total = len(inputs["seed"])
     show = terminal.Progress(total).update if total > batch_size else lambda done: None
-    outputs = programs.run(function, batch_size=batch_size, progress=show, **inputs)
+    outputs = programs.run(
+        function, batch_size=batch_size, progress=show, options=options, **inputs
+    )
     return outputs["images"]
 
 

@@ -412,6 +412,16 @@ class PixelVAEPP(VAE):
         if self.is_discrete:
             self.estimate_log_z()
 
+    def estimates(self):
+        """Log Z in nats, from below in the mean; `log_z_reverse` is from above."""
+        if not self.is_discrete:
+            return {}
+        value, error, reverse = (
+            float(tf.convert_to_tensor(variable))
+            for variable in (self._log_z, self._log_z_error, self._log_z_reverse)
+        )
+        return {"log_z": (value, error), "log_z_reverse": (reverse, math.nan)}
+
     def check_scorable(self):
         """Refuse to score while log Z is not known.
 

@@ -149,6 +149,14 @@ class VAE(TrainedModel):
     def before_shipping(self) -> None:
         """Called before weights, rounded as they ship, become a zoo entry's."""
 
+    def estimates(self) -> dict[str, tuple[float, float]]:
+        """What the scores rest on that was estimated of the weights and kept with them.
+
+        Returns:
+            dict of name to (value, standard error), nan for an unknown one.
+        """
+        return {}
+
     def check_scorable(self) -> None:
         """Refuse to score with a model that something has to be estimated of first."""
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import vaezoo
-from vaezoo import sampling
+from vaezoo import checks, sampling
 from vaezoo.files import atomic_path
 from vaezoo.zoo import registry
 from vaezoo.zoo import weights as weights_lib
@@ -70,6 +70,16 @@ class Programs:
         """Dict of a latent's name to its shape."""
         return {k: tuple(v) for k, v in self._description["latent_shapes"].items()}
 
+    @property
+    def binary_latents(self):
+        """Names of the latents whose values are 0 or 1."""
+        return tuple(self._description["binary_latents"])
+
+    @property
+    def sampling_options(self):
+        """Dict of the name of an option of `sample` to its default."""
+        return self._description["sampling_options"]
+
     def keep_compiled(self):
         """Let XLA keep what it compiles on a CPU, and find it again.
 
@@ -90,35 +100,51 @@ class Programs:
             "--tf_xla_persistent_cache_device_types=CPU"
         ).strip()
 
-    def run(self, name, *, batch_size=64, progress=lambda done: None, **inputs):
+    def run(
+        self,
+        name,
+        *,
+        batch_size=64,
+        progress=lambda done: None,
+        options=None,
+        **inputs,
+    ):
         """Compute one of the functions of `vaezoo.serving.signatures`, or `elbo_terms`.
 
         Args:
             name: its name.
             batch_size: int. Rows computed at once, at most.
             progress: function of an int, the rows done, called after each batch.
+            options: dict of some of `sampling_options`, of "sample"; the model's own
+                for those that are not given. Each set of them is a program.
             **inputs: arrays `[n, ...]` that keep the rules of `vaezoo.checks`.
 
         Returns:
             dict of name to array `[n, ...]`.
+
+        Raises:
+            ValueError: the model has no such option, or one is not positive.
         """
         import numpy as np
 
+        options = checks.sampling_options(options or {}, self.sampling_options)
+        changed = {k: v for k, v in options.items() if v != self.sampling_options[k]}
         num_rows = len(next(iter(inputs.values())))
         sizes = [size for size in sampling.BATCH_SIZES if size < batch_size]
         parts, done = [], 0
         for index, num in sampling.padded_batches(num_rows, [*sizes, batch_size]):
-            part = self._compute(name, {k: v[index] for k, v in inputs.items()})
+            batch = {k: v[index] for k, v in inputs.items()}
+            part = self._compute(name, changed, batch)
             parts.append({key: value[:num] for key, value in part.items()})
             done += num
             progress(done)
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
-    def _compute(self, name, inputs):
+    def _compute(self, name, options, inputs):
         import tensorflow as tf
 
         try:
-            return self._session(name, inputs)(inputs)
+            return self._session(name, options, inputs)(inputs)
         except tf.errors.OpError:
             if self._compiled_to is None:
                 raise
@@ -127,7 +153,7 @@ class Programs:
             file.unlink(missing_ok=True)
         self._sessions.clear()
         try:
-            return self._session(name, inputs)(inputs)
+            return self._session(name, options, inputs)(inputs)
         except tf.errors.OpError as error:
             raise OSError(
                 "What was compiled must be kept in a folder that can be written and "
@@ -136,16 +162,17 @@ class Programs:
                 "VAEZOO_HOME to another folder."
             ) from error
 
-    def _session(self, name, inputs):
+    def _session(self, name, options, inputs):
         """The program of a function for a batch's size, ready to run."""
         size = len(next(iter(inputs.values())))
-        if (name, size) not in self._sessions:
-            program = self._kept(name, size) or self._traced(name, size)
+        file = _program_file(name, options, size)
+        if file not in self._sessions:
+            program = self._kept(name, file) or self._traced(name, options, size)
             needed = program.signature_def[name].inputs
             if not set(map(_weight_name, needed)) - {None} <= self._arrays.keys():
                 assert self._model  # says what does not fit
-            self._sessions[name, size] = _loaded(program, self._arrays)
-        return self._sessions[name, size]
+            self._sessions[file] = _loaded(program, self._arrays)
+        return self._sessions[file]
 
     @functools.cached_property
     def _arrays(self):
@@ -171,32 +198,34 @@ class Programs:
             "image_shape": model.image_shape,
             "levels": model.levels,
             "latent_shapes": model.latent_shapes,
+            "binary_latents": model.binary_latents,
+            "sampling_options": model.sampling_options,
         }
         self._keep(_DESCRIPTION_FILE, json.dumps(description).encode())
         return description
 
-    def _kept(self, name, size):
+    def _kept(self, name, file):
         """A program that was kept, or `None`."""
         import tensorflow as tf
 
         if self._folder is None:
             return None
         try:
-            data = (self._folder / _program_file(name, size)).read_bytes()
+            data = (self._folder / file).read_bytes()
             program = tf.compat.v1.MetaGraphDef.FromString(data)
         except Exception:  # not there, or damaged: protobuf has errors of its own
             return None
         os.utime(self._folder)
         return program if name in program.signature_def else None
 
-    def _traced(self, name, size):
+    def _traced(self, name, options, size):
         model, _ = self._model, self._description  # which is kept with the program
         start = time.process_time()
-        program = _trace(model, name, size)
+        program = _trace(model, name, options, size)
         if "images" in program.signature_def[name].outputs:  # a scan, for XLA
             seconds = (time.process_time() - start) * _COMPILING_TO_TRACING
             self._announce(f"Compiling, about {math.ceil(seconds)} s ...")
-        self._keep(_program_file(name, size), program.SerializeToString())
+        self._keep(_program_file(name, options, size), program.SerializeToString())
         return program
 
     def _keep(self, file, data):
@@ -229,11 +258,13 @@ def num_bytes(folder):
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _program_file(name, size):
-    return f"{name}-{size}.pb"
+def _program_file(name, options, size):
+    """The name of a program's file; `options` are those that are not the model's."""
+    changed = [f"{key}={value}" for key, value in sorted(options.items())]
+    return "-".join([name, *changed, str(size)]) + ".pb"
 
 
-def _trace(model, name, size):
+def _trace(model, name, options, size):
     """The program of a function, a `MetaGraphDef` whose signature names its tensors."""
     import keras
     import tensorflow as tf
@@ -241,7 +272,7 @@ def _trace(model, name, size):
     from vaezoo.models import computations
     from vaezoo.serving import signatures
 
-    functions = signatures.functions(model, jit=True)
+    functions = signatures.functions(model, jit=True, sampling_options=options)
 
     def elbo_terms(images, seed):
         return computations.elbo_terms(model, images, seed)[0]

@@ -216,6 +216,7 @@ def train(
             if hasattr(sys, "ps1"):  # leave an interactive session to its user
                 raise KeyboardInterrupt from None
             raise
+        model.before_evaluation()  # so that the weights that are written can be scored
         if is_chief:
             _write_results(model, progress.history, out)
     return model

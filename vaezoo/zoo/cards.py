@@ -19,6 +19,7 @@ END = "<!-- zoo:end -->"
 
 _NEGATED = ("elbo", "log_likelihood")  # printed as losses, as papers do
 _BOUNDS = (*_NEGATED, "bits_per_dim")
+_OF_THE_WEIGHTS = ("log_z", "log_z_reverse")  # and of no images
 
 
 def markdown_table(entries):
@@ -81,7 +82,12 @@ def card(entry):
             "Measured by\n\n```\n" + "\n".join(commands) + "\n```\n\n"
             "| metric | K | value | images | seed | commit | date | hardware |\n"
             "|---|---|---|---|---|---|---|---|\n"
-            + "\n".join(_measurement_row(entry, m) for m in entry.measured)
+            + "\n".join(
+                _measurement_row(entry, record)
+                for record in entry.measured
+                if record.metric not in _OF_THE_WEIGHTS
+            )
+            + _log_z(entry)
         )
     parts.append(f"## Training\n\n{_recipes(entry)}")
     if entry.weights:
@@ -280,6 +286,21 @@ def _measurement_row(entry, record):
         record.hardware,
     ]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _log_z(entry):
+    """What the prior's log Z was last found to be, a paragraph; else nothing."""
+    found = {record.metric: record for record in entry.measured}
+    if not found.keys() >= set(_OF_THE_WEIGHTS):
+        return ""
+    low, high = (found[metric] for metric in _OF_THE_WEIGHTS)
+    error = "" if low.standard_error is None else f" ± {low.standard_error:.2g}"
+    return (
+        f"\n\nlog Z of the prior between {low.value:.2f}{error} (forward annealing, of "
+        f"which the figures are) and {high.value:.2f} (reverse) nats, a bracket of "
+        f"{high.value - low.value:.2f}. Its error is one of every image's figure, and "
+        "no part of the standard errors above."
+    )
 
 
 def _history(entry):

@@ -68,7 +68,7 @@ def measurements(model, results, *, num_importance_samples, split, images, seed)
 
     Returns:
         list of dicts of the fields of `vaezoo.zoo.entries.Measurement`: the ELBO, its
-        KL term and the bound, of the same images.
+        KL term and the bound, of the same images, and the model's `estimates`.
     """
     common = {
         "split": split,
@@ -83,6 +83,7 @@ def measurements(model, results, *, num_importance_samples, split, images, seed)
     metrics = {"log_likelihood": bounded}
     if model.latent_shapes:  # without, the likelihood is exact
         metrics = {"elbo": None, "kl": None} | metrics
+    metrics |= dict.fromkeys(model.estimates())
     return [
         {
             "metric": metric,
