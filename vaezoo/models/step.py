@@ -300,6 +300,11 @@ class TrainedModel(ResumableModel):
             results = {name: tf.reshape(value, [1]) for name, value in results.items()}
         return results
 
+    def _get_metrics_result_or_logs(self, logs):
+        # Keras takes an epoch's logs from one replica where some metrics are left out.
+        results = self.get_metrics_result()
+        return {name: value for name, value in results.items() if name in logs}
+
     def _update_metrics(self, images, loss, terms):
         """Count a batch in; returns the means of what is known of it, by name."""
         values = {**terms, "loss": loss}
