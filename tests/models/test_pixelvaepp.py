@@ -7,7 +7,6 @@ import tensorflow as tf
 from tests import tiny
 from vaezoo.models import computations
 from vaezoo.models.pixelvaepp import PixelVAEPP
-from vaezoo.zoo import weights
 
 _BINARY = {
     "image_shape": (28, 28, 1),
@@ -127,30 +126,6 @@ def test_log_z_is_unknown_after_training_until_it_is_estimated():
     exact = float(model.rbm.exact_log_z())
     assert abs(bracket.forward.value - exact) < 0.3
     assert abs(bracket.reverse.value - exact) < 0.3
-
-
-def test_sampling_options():
-    model = tiny.shared("pixelvaepp")
-    few = model.sample(8, seed=0, num_gibbs_updates=1)
-    many = model.sample(8, seed=0)
-    assert np.any(few != many)
-    np.testing.assert_array_equal(many, model.sample(8, seed=0, num_gibbs_updates=2000))
-    with pytest.raises(ValueError, match="`num_gibbs_updates` must be a positive"):
-        model.sample(1, num_gibbs_updates=0)
-    with pytest.raises(ValueError, match=r"\['num_gibbs_updates'\].*num_updates=3"):
-        model.sample(1, num_updates=3)
-    with pytest.raises(ValueError, match="none"):
-        tiny.shared("pixelvaepp_gaussian").sample(1, num_gibbs_updates=2)
-
-
-def test_log_z_ships_in_full_precision(tmp_path):
-    """In float16 a log Z of 1,000 nats has steps of half a nat."""
-    model = tiny.build("pixelvaepp")
-    path = weights.write_weights(model, tmp_path / "weights.h5", dtype="float16")
-    other = tiny.build("pixelvaepp", seed=1)
-    weights.read_weights(other, path)
-    assert float(other.rbm.log_z) == float(model.rbm.log_z)
-    assert np.any(other.rbm.weights != model.rbm.weights)  # rounded
 
 
 def test_bad_arguments():
