@@ -116,6 +116,7 @@ def command(*arguments):
     return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_the_command_draws_with_options_and_keeps_their_programs_apart(
     run_folder, expected, tmp_path
 ):
@@ -136,6 +137,10 @@ def test_the_command_draws_with_options_and_keeps_their_programs_apart(
         )
     kept = {file.name for file in programs.programs_folder().glob("*/sample*.pb")}
     assert kept == {"sample-16.pb", f"sample-num_gibbs_updates={UPDATES}-16.pb"}
+
+
+def test_bad_options_of_the_command(run_folder, tmp_path):
+    shared = ("sample", run_folder, "--output", tmp_path / "grid.png")
     result = command(*shared, "--option", "num_gibbs_updates=0")
     assert result.exit_code == 1 and "must be a positive integer" in result.output
     result = command(*shared, "--option", "num_steps=5")
@@ -143,6 +148,7 @@ def test_the_command_draws_with_options_and_keeps_their_programs_apart(
     for text in ("num_gibbs_updates", "num_gibbs_updates=many"):
         result = command(*shared, "--option", text)
         assert result.exit_code == 2 and "NAME=NUMBER" in result.output
+    few = "--option=num_gibbs_updates=3"
     result = command(*shared, few, "--server", "localhost:1")
     assert result.exit_code == 2 and "fixed by the export" in result.output
 

@@ -9,6 +9,7 @@ import yaml
 
 import vaezoo
 from vaezoo import models
+from vaezoo.models.pixelvae import PixelVAE
 from vaezoo.zoo import cards, entries, registry, weights
 from vaezoo.zoo.install import install
 
@@ -390,6 +391,26 @@ def test_installed_weights_load_and_the_old_ones_go(configs, run_of):
         install(run_of(model), status="great")
     assert list(first.parent.iterdir()) == [second]
     assert registry.describe("pixelvae_digits").weights.file == second.name
+
+
+def test_what_is_estimated_of_weights_is_of_those_that_ship(
+    configs, run_of, monkeypatch
+):
+    def estimate(model):
+        """Keep a figure of the weights with them, in a weight that it is not of."""
+        *others, kept = model.trainable_variables
+        total = sum(float(np.abs(v.numpy()).sum(dtype=np.float64)) for v in others)
+        kept.assign(np.full(kept.shape, total))
+
+    monkeypatch.setattr(PixelVAE, "before_shipping", estimate)
+    monkeypatch.setattr(
+        PixelVAE, "exact_variables", property(lambda m: m.trainable_variables[-1:])
+    )
+    install(run_of(initialized_model()))
+    shipped = vaezoo.load("pixelvae_digits")
+    kept = shipped.trainable_variables[-1].numpy()
+    estimate(shipped)
+    np.testing.assert_array_equal(shipped.trainable_variables[-1].numpy(), kept)
 
 
 def test_a_run_from_other_weights_leaves_the_recipe_of_the_entry(configs, run_of):
