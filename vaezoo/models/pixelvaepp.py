@@ -379,16 +379,8 @@ class PixelVAEPP(VAE):
         if not self.is_discrete:
             return
         seeds = tf.constant(sampling.row_seeds(0, self._config["num_chains"]))
-        rbm = self.rbm.snapshot()
-        chains = tf.cast(rbm.first_chains(seeds), tf.uint8)
-        if tf.reduce_any(rbm.weights != 0):
-            update = tf.function(
-                lambda chains: rbm.update_chains(
-                    chains, -1, num_sweeps=_EQUILIBRATION_SWEEPS
-                )
-            )
-            chains = update(chains)
-        self._chains.assign(chains)
+        chains = tf.cast(self.rbm.first_chains(seeds), tf.uint8)
+        self._chains.assign(self.traced(_equilibrated)(chains))
 
     def after_step(self, seed):
         """Carry the chains on under the new weights, whose log Z is not known."""
@@ -404,13 +396,14 @@ class PixelVAEPP(VAE):
 
     def before_evaluation(self):
         """Estimate log Z where it is not known."""
-        if self.is_discrete and not self._is_log_z_known():
+        is_needed = self.is_discrete and self.mode != "decoder"
+        if is_needed and not self._is_log_z_known():
             self.estimate_log_z()
 
     def before_shipping(self):
         """Estimate log Z anew, of the weights as they ship."""
         if self.is_discrete:
-            self.estimate_log_z()
+            self.estimate_log_z(verbose=1)
 
     def estimates(self):
         """Log Z in nats, from below in the mean; `log_z_reverse` is from above."""
@@ -471,6 +464,11 @@ class PixelVAEPP(VAE):
         self._log_z_reverse.assign(bracket.reverse.value)
         self._log_z_known.assign(True)
         return bracket
+
+
+def _equilibrated(model, chains):
+    """Chains under the model's RBM as it is, from any that they start from."""
+    return model.rbm.update_chains(chains, -1, num_sweeps=_EQUILIBRATION_SWEEPS)
 
 
 def _named(prefix, options):
