@@ -32,6 +32,14 @@ _FAME = {
 }
 
 # name -> (class, arguments)
+_PIXELCNNPP = {
+    "image_shape": (8, 8, 3),
+    "levels": 5,
+    "filters": 6,
+    "num_resnets": 1,
+    "num_components": 3,
+    "dropout": 0.2,
+}
 CONFIGURATIONS = {
     "vae": (PixelVAE, {**_PIXELVAE, "num_layers": 0}),
     "pixelvae": (PixelVAE, {**_PIXELVAE, "gated": False}),
@@ -84,14 +92,7 @@ CONFIGURATIONS = {
     "fame_noconcat": (FAME, {**_FAME, "concatenate": False}),
     "pixelcnnpp": (
         PixelCNNPP,
-        {
-            "image_shape": (8, 8, 3),
-            "levels": 5,
-            "filters": 6,
-            "num_resnets": 1,
-            "num_components": 3,
-            "dropout": 0.2,
-        },
+        _PIXELCNNPP,
     ),
     "pixelcnnpp_unstrided": (
         PixelCNNPP,
@@ -107,12 +108,7 @@ CONFIGURATIONS = {
     "pixelvaepp": (
         PixelVAEPP,
         {
-            "image_shape": (8, 8, 3),
-            "levels": 5,
-            "filters": 6,
-            "num_resnets": 1,
-            "num_components": 3,
-            "dropout": 0.2,
+            **_PIXELCNNPP,
             "z1_size": 4,
             "z2_size": 3,
             "z3_size": 2,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import tiny
+import tiny
 from vaezoo.models import computations
 from vaezoo.models.pixelvaepp import PixelVAEPP
 

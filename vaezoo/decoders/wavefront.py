@@ -31,9 +31,9 @@ class _Schedule:
         places: int `[height * width]`: where among `pixels` each pixel is drawn.
     """
 
-    def __init__(self, height, width, lag, reach):
+    def __init__(self, height, width, lag, num_slots):
         self.num_steps = width + lag * (height - 1)
-        self.num_slots = -(-(width + reach) // lag)
+        self.num_slots = num_slots
         slots = np.arange(self.num_slots)
         since = np.arange(self.num_steps)[:, None] - lag * slots
         rows, columns = np.divmod(since, lag * self.num_slots)
@@ -57,7 +57,7 @@ def wavefront_scan(network, head, uniforms, *, temperature, conditioning, known=
     batch = tf.shape(uniforms)[0]
     unrolled = network.wavefront(height, width, **conditioning)
     unrolled.hold()
-    schedule = _Schedule(height, width, unrolled.lag, unrolled.reach)
+    schedule = _Schedule(height, width, unrolled.lag, unrolled.num_slots)
     num_steps, num_slots = schedule.num_steps, schedule.num_slots
 
     def scheduled(images):
@@ -109,7 +109,7 @@ def wavefront_scan(network, head, uniforms, *, temperature, conditioning, known=
     _, _, drawn = tf.while_loop(
         lambda t, *_: t < num_steps,
         step,
-        (0, unrolled.first(batch, num_slots), drawn),
+        (0, unrolled.first(batch), drawn),
     )
     shape = [num_steps, batch, num_slots, head.num_channels]
     steps = tf.transpose(tf.reshape(drawn.stack(), shape), [1, 0, 2, 3])
@@ -136,8 +136,9 @@ class PixelCNNWavefront(Scanner):
         self.dtype = scanner.dtype
         self._layers = [scanner.first, *scanner.blocks[:1]]
         # Columns to the right that a kernel reaches in a row above.
-        self.reach = max(layer.columns for layer in self._layers if layer.rows)
-        self.lag = 1 + self.reach
+        reach = max(layer.columns for layer in self._layers if layer.rows)
+        self.lag = 1 + reach
+        self.num_slots = -(-(scanner.width + reach) // self.lag)
         self._first = tf.concat([scanner.first_above, scanner.first_left], 0)
         if scanner.blocks:
             self._blocks = tf.concat([scanner.above, scanner.left], 1)
@@ -164,17 +165,18 @@ class PixelCNNWavefront(Scanner):
         """Steps that a layer's kernel looks back."""
         return max(self.lag * layer.rows + layer.columns, 1)
 
-    def first(self, batch, num_slots):
+    def first(self, batch):
         """The last steps before the image, of each kind of layer: zeros.
 
         Each is `[..., batch, steps * slots, k]`, the last step first.
         """
-        scanner, self._num_slots = self._scanner, num_slots
+        scanner = self._scanner
         leads = [[], [len(scanner.blocks)]]
         sizes = [scanner.num_colours, scanner.filters]
         return [
             tf.zeros(
-                [*lead, batch, self._num_steps(layer) * num_slots, size], self.dtype
+                [*lead, batch, self._num_steps(layer) * self.num_slots, size],
+                self.dtype,
             )
             for layer, lead, size in zip(self._layers, leads, sizes, strict=False)
         ]
@@ -187,10 +189,10 @@ class PixelCNNWavefront(Scanner):
             for column in range(-layer.columns, layer.columns + 1)
         ]
         taps = [*above, *((0, column) for column in range(-layer.columns, 0))]
-        slots = np.arange(self._num_slots)[:, None]
+        slots = np.arange(self.num_slots)[:, None]
         rows, columns = np.reshape(taps, [-1, 2]).T
         ago = self.lag * rows - columns - 1
-        places = ago * self._num_slots + (slots - rows) % self._num_slots
+        places = ago * self.num_slots + (slots - rows) % self.num_slots
         patches = tf.gather(past, places.reshape(-1), axis=past.shape.rank - 2)
         size = len(taps) * past.shape[-1]
         return tf.reshape(patches, [*past.shape[:-3], -1, size])
@@ -214,7 +216,7 @@ class PixelCNNWavefront(Scanner):
             activations: as `pixel` gave them, `[blocks, batch * slots, filters]`.
             inside: `[batch * slots, 1]`, 1 in the image.
         """
-        slots = self._num_slots
+        slots = self.num_slots
         newest = [x, *(part * inside for part in activations)]
         return [
             tf.concat(

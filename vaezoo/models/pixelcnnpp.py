@@ -10,6 +10,53 @@ from vaezoo.distributions import images as image_distributions
 from vaezoo.models.vae import VAE
 
 
+def decoder(
+    image_shape, levels, *, filters, num_resnets, num_components, dropout, strided
+):
+    """PixelCNN++ for images: also the decoder of models with latents.
+
+    Args: as of `PixelCNNPP`, the shape and the levels checked.
+
+    Returns:
+        The arguments as a dict, for a model's configuration; the head; the network, not
+        built.
+
+    Raises:
+        ValueError: if an argument breaks its rule.
+    """
+    config = {
+        "image_shape": list(image_shape),
+        "levels": levels,
+        "filters": checks.integer("filters", filters),
+        "num_resnets": checks.integer("num_resnets", num_resnets),
+        "num_components": checks.integer("num_components", num_components),
+        "dropout": checks.number("dropout", dropout, minimum=0, below=1),
+        "strided": checks.choice("strided", strided, (True, False)),
+    }
+    height, width, channels = image_shape
+    if levels == 2 and channels > 1:
+        raise checks.refusal(
+            "A PixelCNN++ of binary images has one channel: its network shows a "
+            "channel none of its own pixel's.",
+            f"image_shape={image_shape}, levels=2",
+            "Use PixelVAE, whose masks order the channels.",
+        )
+    if levels == 2:
+        head = heads.Bernoulli(channels)
+    else:
+        head = heads.LogisticMixture(channels, levels, num_components=num_components)
+    network = pixelcnnpp.PixelCNNPPNetwork(
+        num_outputs=head.num_outputs,
+        filters=filters,
+        num_resnets=num_resnets,
+        dropout=dropout,
+        strided=strided,
+        name="network",
+    )
+    network.check_size(height, width)
+    return config, head, network
+
+
 @keras.saving.register_keras_serializable(package="vaezoo")
 class PixelCNNPP(VAE):
     """PixelCNN++ (Salimans, Karpathy, Chen and Kingma, 2017); likelihoods are exact.
@@ -45,38 +92,15 @@ class PixelCNNPP(VAE):
         **kwargs,
     ):
         super().__init__(image_shape=image_shape, levels=levels, **kwargs)
-        self._config = {
-            "image_shape": list(self.image_shape),
-            "levels": self.levels,
-            "filters": checks.integer("filters", filters),
-            "num_resnets": checks.integer("num_resnets", num_resnets),
-            "num_components": checks.integer("num_components", num_components),
-            "dropout": checks.number("dropout", dropout, minimum=0, below=1),
-            "strided": checks.choice("strided", strided, (True, False)),
-        }
-        channels = self.image_shape[2]
-        if levels == 2 and channels > 1:
-            raise checks.refusal(
-                "A PixelCNN++ of binary images has one channel: its network shows a "
-                "channel none of its own pixel's.",
-                f"image_shape={self.image_shape}, levels=2",
-                "Use PixelVAE(latent_size=0), whose masks order the channels.",
-            )
-        if levels == 2:
-            self.head = heads.Bernoulli(channels)
-        else:
-            self.head = heads.LogisticMixture(
-                channels, levels, num_components=num_components
-            )
-        self.network = pixelcnnpp.PixelCNNPPNetwork(
-            num_outputs=self.head.num_outputs,
+        self._config, self.head, self.network = decoder(
+            self.image_shape,
+            self.levels,
             filters=filters,
             num_resnets=num_resnets,
+            num_components=num_components,
             dropout=dropout,
             strided=strided,
-            name="network",
         )
-        self.network.check_size(*self.image_shape[:2])
         self.finish_build()
 
     @property

@@ -10,11 +10,11 @@ import keras
 import tensorflow as tf
 
 from vaezoo import checks, inference, sampling
-from vaezoo.decoders.pixelcnnpp import PixelCNNPPNetwork
-from vaezoo.distributions import annealing, heads, relaxed_bernoulli
+from vaezoo.distributions import annealing, relaxed_bernoulli
 from vaezoo.distributions import images as image_distributions
 from vaezoo.distributions.rbm import NUM_UPDATES, RBM
 from vaezoo.inference import tfd
+from vaezoo.models.pixelcnnpp import decoder
 from vaezoo.models.pixelvaepp_layers import (
     CodeEncoder,
     ImageEncoder,
@@ -96,14 +96,16 @@ class PixelVAEPP(VAE):
         **kwargs,
     ):
         super().__init__(image_shape=image_shape, levels=levels, **kwargs)
-        self._config = {
-            "image_shape": list(self.image_shape),
-            "levels": self.levels,
-            "filters": checks.integer("filters", filters),
-            "num_resnets": checks.integer("num_resnets", num_resnets),
-            "num_components": checks.integer("num_components", num_components),
-            "dropout": checks.number("dropout", dropout, minimum=0, below=1),
-            "strided": checks.choice("strided", strided, (True, False)),
+        config, self.head, self.network = decoder(
+            self.image_shape,
+            self.levels,
+            filters=filters,
+            num_resnets=num_resnets,
+            num_components=num_components,
+            dropout=dropout,
+            strided=strided,
+        )
+        self._config = config | {
             "prior": checks.choice("prior", prior, ("rbm", "gaussian")),
             "z1_size": checks.integer(
                 "z1_size", z1_size, minimum=2, advice="Each side of the RBM has units."
@@ -116,29 +118,7 @@ class PixelVAEPP(VAE):
             "num_chains": checks.integer("num_chains", num_chains),
             "num_sweeps": checks.integer("num_sweeps", num_sweeps),
         }
-        height, width, channels = self.image_shape
-        if levels == 2 and channels > 1:
-            raise checks.refusal(
-                "A PixelVAE++ of binary images has one channel: its decoder shows a "
-                "channel none of its own pixel's.",
-                f"image_shape={self.image_shape}, levels=2",
-            )
-        if levels == 2:
-            self.head = heads.Bernoulli(channels)
-        else:
-            self.head = heads.LogisticMixture(
-                channels, levels, num_components=num_components
-            )
         self.is_discrete = prior == "rbm"
-        self.network = PixelCNNPPNetwork(
-            num_outputs=self.head.num_outputs,
-            filters=filters,
-            num_resnets=num_resnets,
-            dropout=dropout,
-            strided=strided,
-            name="network",
-        )
-        self.network.check_size(height, width)
         num_nodes = self.network.num_nodes if z3_size else 0
         self.group_sizes = [z1_size, z2_size, *[z3_size] * num_nodes]
         self.num_latents = sum(self.group_sizes)
@@ -151,8 +131,8 @@ class PixelVAEPP(VAE):
             for decoder in self.node_decoders
         ]
         self.network.build(
-            (None, height, width, channels),
-            (None, height, width, channels),
+            (None, *self.image_shape),
+            (None, *self.image_shape),
             (None, z2_size) if z2_size else None,
             [(None, *side, filters) for side in sides] or None,
         )

@@ -51,11 +51,15 @@ def install(run, *, name=None, status="partial"):
     folder = weights_lib.PRETRAINED_FOLDER
     folder.mkdir(exist_ok=True)
     temporary = folder / f".{entry.name}.h5"
-    weights_lib.write_weights(model, temporary, dtype="float16")
-    # What is estimated of the weights is estimated of those that ship.
-    weights_lib.read_weights(model, temporary)
-    model.before_shipping()
-    weights_lib.write_weights(model, temporary, dtype="float16")
+    try:
+        weights_lib.write_weights(model, temporary, dtype="float16")
+        # What is estimated of the weights is estimated of those that ship.
+        weights_lib.read_weights(model, temporary)
+        model.before_shipping()
+        weights_lib.write_weights(model, temporary, dtype="float16")
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     digest = weights_lib.sha256(temporary)
     path = folder / f"{entry.name}-{digest[:8]}.h5"
     info = {"file": path.name, "bytes": temporary.stat().st_size, "sha256": digest}
