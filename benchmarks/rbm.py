@@ -2,8 +2,8 @@
 
     python benchmarks/rbm.py [--step]
 
-`--step` times a training step of PixelCNN++ with the filters of the binary sets (64, 3
-resnets, batch 128) as well, which the negative phase is set against; it takes minutes.
+`--step` times a training step of the model of the binary sets (64 filters, 3 resnets,
+batch 128) as well, with the negative phase and without; it takes minutes.
 Weights are normal, of standard deviation 0.1: the cost does not depend on them.
 """
 
@@ -61,18 +61,33 @@ def negative_phase(rbm, num_chains):
     }
 
 
-def training_step():
-    """Seconds of a step of the decoder of the binary sets, batch 128."""
-    from vaezoo.models.pixelcnnpp import PixelCNNPP
+def training_step(num_chains):
+    """Seconds of a step of the binary sets' model, batch 128; without chains at 0."""
+    from vaezoo.models.pixelvaepp import PixelVAEPP
 
-    model = PixelCNNPP(image_shape=(28, 28, 1), levels=2, filters=64, num_resnets=3)
+    class WithoutNegativePhase(PixelVAEPP):
+        def begin_training(self):
+            pass
+
+        def after_step(self, seed):
+            pass
+
+    sizes = {"z1_size": 400, "z2_size": 0, "z3_size": 0, "num_sweeps": NUM_SWEEPS}
+    model = (PixelVAEPP if num_chains else WithoutNegativePhase)(
+        image_shape=(28, 28, 1),
+        levels=2,
+        filters=64,
+        num_resnets=3,
+        num_chains=max(num_chains, 1),
+        **sizes,
+    )
     model.compile(optimizer="adam")
     images = np.random.default_rng(0).integers(0, 2, (128, 28, 28, 1)).astype(np.uint8)
-    data = tf.data.Dataset.from_tensors(images).repeat(4)
+    data = tf.data.Dataset.from_tensors(images).repeat()
     model.fit(data.take(1), verbose=0)
-    iterator = iter(data.repeat())
+    iterator = iter(data)
     function = model.make_train_function() or model.train_function
-    return seconds(lambda: function(iterator)["loss"], repeats=3)
+    return seconds(lambda: function(iterator)["loss"], repeats=5)
 
 
 def main():
@@ -108,7 +123,14 @@ def main():
     print_table(header, rows)
 
     if args.step:
-        print(f"training step of the decoder, batch 128: {training_step():.2f} s")
+        *_, num_chains = SIZES["binary sets"]
+        without, whole = training_step(0), training_step(num_chains)
+        header = ["training step, batch 128", "seconds", "ratio"]
+        rows = [
+            ["without the negative phase", f"{without:.2f}", "1"],
+            [f"with {num_chains:,} chains", f"{whole:.2f}", f"{whole / without:.2f}"],
+        ]
+        print_table(header, rows)
 
 
 if __name__ == "__main__":

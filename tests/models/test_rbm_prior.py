@@ -99,6 +99,34 @@ def test_training_reports_no_bound_and_validation_does(case):
     assert logs["val_kl"][0] == pytest.approx(scored, rel=0.2)
 
 
+@pytest.mark.slow
+def test_annealed_relaxation():
+    """The temperature moves linearly with the steps; the first has the first one."""
+
+    def trained(num_steps, **arguments):
+        keras.utils.set_random_seed(0)
+        model = Quick(**ARGUMENTS, **arguments)
+        images = tiny.images_for(model, 8 * num_steps)
+        model.initialize(tiny.images_for(model, 32))
+        model.compile(keras.optimizers.SGD(0.01))
+        fit(model, images)
+        return model
+
+    annealed = {"final_relaxation_temperature": 0.5, "relaxation_steps": 4}
+    for num_steps in (1, 3):
+        model = trained(num_steps, **annealed)
+        expected = 0.25 + num_steps / 4 * 0.25
+        assert float(model.relaxation_temperature) == pytest.approx(expected)
+        constant = trained(num_steps)
+        assert constant.relaxation_temperature == 0.25
+        is_same = np.array_equal(
+            model.encoder.get_weights()[-1], constant.encoder.get_weights()[-1]
+        )
+        assert is_same == (num_steps == 1)
+    fit(model, tiny.images_for(model, 32))
+    assert float(model.relaxation_temperature) == 0.5
+
+
 def test_free_bits_of_a_surrogate_are_refused():
     model = build()
     for name in ("free_bits_nats", "soft_free_bits_nats"):

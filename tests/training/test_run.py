@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tiny
 import vaezoo
 from runs import EPOCHS, STEPS, make_entry, rows, run_code
 from vaezoo import datasets, files, models
@@ -171,6 +172,35 @@ def test_init_zoo_continues_from_trained_weights(run, tmp_path):
     assert before == model.zoo_entry.history[0] and before.init is None
     assert after.init.sha256 == model.zoo_entry.weights.sha256
     assert [(p.steps, p.epochs) for p in after.phases] == [(3, 1.0)]
+
+
+def test_init_from_another_architecture_keeps_what_fits(run, tmp_path):
+    """By the training recipe, from data-dependent initialisation for what is new."""
+    out, trained = run
+    wider = {"arguments": {"latent_size": 3}}
+    entry = make_entry(**wider, learning_rate=1e-9)
+    with pytest.warns(UserWarning, match="of their name and shape") as caught:
+        model = training.train(
+            entry, out=tmp_path / "run", init=out, max_steps=1, verbose=0
+        )
+    (message,) = [
+        str(w.message) for w in caught if "initialised anew" in str(w.message)
+    ]
+    assert model.zoo_entry.training.learning_rate == 1e-9
+    before = weights.variables_by_name(trained)
+    after = weights.variables_by_name(model)
+    kept = {name for name in after if name not in message}
+    assert 3 <= len(kept) < len(after)
+    for name in kept:
+        np.testing.assert_allclose(after[name], before[name], atol=1e-6)
+    record = vaezoo.describe(tmp_path / "run").history[0]
+    assert record.init.sha256 == trained.zoo_entry.weights.sha256
+
+
+def test_init_from_weights_of_which_none_fits(run, tmp_path):
+    path = weights.write_weights(run[1], tmp_path / "w.h5")
+    with pytest.raises(ValueError, match="none that fits"):
+        registry.read_fitting_weights(tiny.shared("fame"), path)
 
 
 def test_init_zoo_needs_trained_weights(tmp_path):

@@ -23,7 +23,7 @@ from vaezoo.cli import common
     metavar="none|zoo|PATH",
     default="none",
     help="From scratch; from the entry's trained weights; or from those of another "
-    "run's folder, a file or another model.",
+    "run's folder, a file or another model, of whose weights those are kept that fit.",
 )
 @click.option(
     "--set",

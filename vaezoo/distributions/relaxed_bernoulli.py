@@ -39,15 +39,16 @@ def relaxed(logits, uniforms, temperature):
     Args:
         logits: float `[batch, ...]`.
         uniforms: float32 in [0, 1), of the same shape.
-        temperature: float above 0, tau.
+        temperature: float, or float32 scalar, above 0: tau.
 
     Returns:
         float32 in [0, 1], of the same shape.
 
     Raises:
-        ValueError: the temperature is not positive.
+        ValueError: the temperature is a number, and not positive.
     """
-    temperature = checks.number("temperature", temperature, above=0)
+    if not tf.is_tensor(temperature):
+        checks.number("temperature", temperature, above=0)
     uniforms = uniforms + _HALF_STEP
     noise = tf.math.log(uniforms) - tf.math.log1p(-uniforms)
     return tf.sigmoid((tf.cast(logits, tf.float32) + noise) / temperature)

@@ -44,6 +44,7 @@ def compare(
     num_seeds,
     seed,
     verbose,
+    arguments=None,
     recipe=None,
     columns=None,
 ):
@@ -58,27 +59,27 @@ def compare(
         title: str, the table's heading. The files are named after it.
         out, dataset, epochs, images, num_importance_samples, num_seeds, seed, verbose:
             as of `vaezoo.experiments.reproduce`.
-        recipe: dict of what differs in the entry's recipe, or `None`.
+        arguments, recipe: dicts of what differs in the entry's model and recipe, of all
+            variants, or `None`.
         columns: dict of heading to a function from a model to a cell, or `None`.
 
     Returns:
         The path of the table.
     """
-    entry = _changed(registry.describe(entry_name), "default", {}, recipe or {})
+    entry = base_entry(entry_name, arguments, recipe)
     data = test_images(dataset, images)
     shown = data[:_SHOWN]
     seeds = range(seed, seed + num_seeds)
     measured, cells, pictures, labels = {}, {}, [shown], ["test images"]
     for label, variant in variants.items():
         models = [
-            train(
-                _changed(entry, _run_name(variant), variant.arguments, variant.recipe),
-                # By what differs, so that experiments share the runs in common.
-                out=Path(out) / "runs" / dataset / _run_name(variant) / f"seed_{run}",
+            train_variant(
+                entry,
+                variant,
+                out=out,
                 dataset=dataset,
                 epochs=epochs,
                 seed=run,
-                resume=True,
                 verbose=verbose,
             )
             for run in seeds
@@ -116,15 +117,56 @@ def compare(
         levels=first.levels,
         labels=labels,
     )
-    changes = "".join(f", {key} {value}" for key, value in (recipe or {}).items())
     text = (
         f"Epochs of `{dataset}` each: {epochs}, by the recipe of `{entry_name}`"
-        f"{changes}; {_runs(seeds)}. Bounds on the first {len(data):,} test images, "
-        "which all models score with the same noise; differences are paired, image by "
-        f"image. {_errors(seeds)} In the picture: decompressions of the test images "
+        f"{changes(arguments, recipe)}; {_runs(seeds)}. Bounds on the first "
+        f"{len(data):,} test images, which all models score with the same noise; "
+        f"differences are paired, image by image. {_errors(seeds)} "
+        "In the picture: decompressions of the test images "
         f"above, or samples of a model without latents, of seed {seed}."
     )
     return write(out, title, text, header, list(cells.values()), picture)
+
+
+def base_entry(name, arguments=None, recipe=None):
+    """What runs of an experiment are variants of: an untrained entry, of one phase.
+
+    Args:
+        name: of the zoo's entry.
+        arguments, recipe: dicts of what differs in its model and recipe, or `None`.
+    """
+    return _changed(registry.describe(name), "default", arguments or {}, recipe or {})
+
+
+def train_variant(entry, variant, *, out, dataset, epochs, seed, verbose):
+    """Train a variant of a `base_entry`, or take up the run that is there; the model.
+
+    Runs are in folders by what differs, so that experiments share those in common.
+    """
+    name = _run_name(variant)
+    return train(
+        _changed(entry, name, variant.arguments, variant.recipe),
+        out=Path(out) / "runs" / dataset / name / f"seed_{seed}",
+        dataset=dataset,
+        epochs=epochs,
+        seed=seed,
+        resume=True,
+        verbose=verbose,
+    )
+
+
+def changes(*dicts):
+    """Words for what differs: ", key value" for each item of dicts or `None`."""
+    return "".join(
+        f", {key} {value}" for items in dicts for key, value in (items or {}).items()
+    )
+
+
+def of_the_zoo(entry):
+    """The zoo's model of an entry that has weights, and a sentence that says which."""
+    digest = entry.weights.sha256[:8]
+    note = f"The zoo's weights of `{entry.name}` (SHA-256 {digest}...)."
+    return registry.load(entry.name), note
 
 
 def estimate(values):

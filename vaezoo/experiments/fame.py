@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from vaezoo import evaluation, plots, sampling
-from vaezoo.experiments.comparison import estimate, test_images, write
+from vaezoo.experiments.comparison import estimate, of_the_zoo, test_images, write
 from vaezoo.training.run import train
 from vaezoo.zoo import registry
 
@@ -173,9 +173,7 @@ def _trained(name, out, *, dataset, epochs, seed, verbose):
     """The zoo's model if it has weights, else one trained here; how; its dataset."""
     entry = registry.describe(name)
     if entry.weights is not None and dataset is None and epochs is None:
-        digest = entry.weights.sha256[:8]
-        note = f"The zoo's weights of `{name}` (SHA-256 {digest}...)."
-        return registry.load(name), note, entry.dataset
+        return *of_the_zoo(entry), entry.dataset
     dataset, epochs = dataset or entry.dataset, epochs or _EPOCHS
     model = train(
         entry.model_copy(update={"weights": None, "measured": []}),

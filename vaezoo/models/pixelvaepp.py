@@ -69,6 +69,9 @@ class PixelVAEPP(VAE):
         z2_size: int. Latents that every block sees; 0 for none.
         z3_size: int. Latents of each node of the way down; 0 for none.
         relaxation_temperature: float above 0. Of the relaxed units in training.
+        final_relaxation_temperature, relaxation_steps: float above 0, or `None`, and
+            int: where there is one, the temperature moves to it, linearly over so many
+            training steps.
         num_chains, num_sweeps: ints. Persistent chains, and Gibbs updates of each
             between two steps.
 
@@ -91,6 +94,8 @@ class PixelVAEPP(VAE):
         z2_size=128,
         z3_size=64,
         relaxation_temperature=0.25,
+        final_relaxation_temperature=None,
+        relaxation_steps=1,
         num_chains=500,
         num_sweeps=50,
         **kwargs,
@@ -115,6 +120,13 @@ class PixelVAEPP(VAE):
             "relaxation_temperature": checks.number(
                 "relaxation_temperature", relaxation_temperature, above=0
             ),
+            "final_relaxation_temperature": checks.number(
+                "final_relaxation_temperature",
+                final_relaxation_temperature,
+                above=0,
+                optional=True,
+            ),
+            "relaxation_steps": checks.integer("relaxation_steps", relaxation_steps),
             "num_chains": checks.integer("num_chains", num_chains),
             "num_sweeps": checks.integer("num_sweeps", num_sweeps),
         }
@@ -261,7 +273,7 @@ class PixelVAEPP(VAE):
         if self.is_discrete:
             if not training:
                 return relaxed_bernoulli.discrete(parameters, noise), parameters
-            temperature = self._config["relaxation_temperature"]
+            temperature = self.relaxation_temperature
             return relaxed_bernoulli.relaxed(parameters, noise, temperature), parameters
         loc, log_scale = tf.split(parameters, 2, axis=-1)
         scale = tf.exp(inference.bounded_log_scale(log_scale))
@@ -326,6 +338,17 @@ class PixelVAEPP(VAE):
         )
 
     # The RBM: chains in training, log Z before evaluation.
+
+    @property
+    def relaxation_temperature(self):
+        """That of the training step being computed: a float, or a float32 scalar."""
+        first = self._config["relaxation_temperature"]
+        last = self._config["final_relaxation_temperature"]
+        if last is None or not self.compiled:
+            return first
+        step = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.float32)
+        share = tf.minimum(step / self._config["relaxation_steps"], 1.0)
+        return first + share * (last - first)
 
     @property
     def sampling_options(self):

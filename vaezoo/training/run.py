@@ -82,6 +82,9 @@ def train(
             from the entry's trained weights by the `fine_tune` recipe, with a new
             optimizer, and neither KL warm-up nor data-dependent initialisation. The
             same from other weights: the folder of a run, a file, or a name of the zoo.
+            Where that is an entry of another architecture, the weights that fit are
+            kept, a warning names the others, which start anew, and the run is by the
+            `training` recipe.
         changes: dict of what differs in the recipe that the run trains by, such as
             `{"training.learning_rate": 0.003}`; see `vaezoo.zoo.recipes.changed`.
         seed: int, of initial weights, data order, binarization and noise; None for the
@@ -134,7 +137,7 @@ def train(
     out = files.local_path(out, name="out")
 
     recipes = phases.of_run(
-        entry.phases if start is None else [entry.fine_tune],
+        entry.phases if start is None or start.is_other else [entry.fine_tune],
         epochs=epochs,
         max_steps=max_steps,
         changes=changes,
@@ -153,7 +156,7 @@ def train(
         keep_freed_memory()
         keras.utils.set_random_seed(recipes[0].seed)
         with strategy.scope(), image_model.precision(recipes[0].precision):
-            path = None if start is None else start.path
+            path = None if start is None or start.is_other else start.path
             model = registry.build(entry, weights=path, image_shape=shape)
 
         data = phases.Data(dataset, model)
@@ -191,6 +194,8 @@ def train(
         model.zoo_entry = run
         if saved is None and not model.data_initialized:
             model.initialize(data.first_batch(recipes[0]))
+        if saved is None and start is not None and start.is_other:
+            registry.read_fitting_weights(model, start.path)
         callbacks = [RaiseOnNonFinite(), progress]
         if is_chief:
             if not (out / runs.WEIGHTS_FILE).exists():  # else it is of those weights
@@ -229,6 +234,7 @@ class _Start:
     name: str
     path: Path
     history: list[entries.TrainingRecord]
+    is_other: bool = False  # of another architecture
 
     @classmethod
     def find(cls, init, entry, source):
@@ -253,7 +259,8 @@ class _Start:
         if path == file:
             return cls(path.name, path, history)
         other = registry.find_entry(init)
-        return cls(other.name, path, other.history)
+        is_other = other.model != entry.model
+        return cls(other.name, path, [] if is_other else other.history, is_other)
 
     @classmethod
     def of_run(cls, out):

@@ -235,15 +235,46 @@ def build(entry, *, weights=None, image_shape=None):
         return model
     usual_shape = tuple(entry.model.arguments.get("image_shape", ()))
     is_reshaped = image_shape is not None and model.image_shape != usual_shape
-    left = weights_lib.read_weights(model, weights, partial=is_reshaped)
+    if is_reshaped:
+        read_fitting_weights(model, weights)
+    else:
+        weights_lib.read_weights(model, weights)
+    return model
+
+
+def read_fitting_weights(model, path):
+    """Set the weights that fit of a file of another model's, and name the others.
+
+    Args:
+        model: a model, whose weights that do not fit are left as they are.
+        path: the file.
+
+    Raises:
+        ValueError: it is not a whole weight file, or nothing in it fits.
+    """
+    left = weights_lib.read_weights(model, path, partial=True)
+    trained = {id(variable) for variable in model.trainable_variables}
+    names = weights_lib.variables_by_name(model)
+    if not any(id(v) in trained for name, v in names.items() if name not in left):
+        raise ValueError(
+            f"Some weights of a file must fit the model. Received: {str(path)!r}, with "
+            f"none that fits {model.name!r}. Start from a model that shares layers "
+            "with it."
+        )
     if left:
         warnings.warn(
-            f"{len(left)} of {len(model.weights)} variables of {entry.name!r} do "
-            f"not fit image_shape={model.image_shape} and are initialised anew: "
-            f"{', '.join(left)}. Fine-tune the model before using it.",
+            f"{len(left)} of {len(names)} variables of {model.name!r} have none of "
+            f"their name and shape in {Path(path).name}, and are initialised anew: "
+            f"{_shortened(left)}. Train the model before using it.",
             stacklevel=3,
         )
-    return model
+
+
+def _shortened(names):
+    """Names of variables; of many, those of the layers that they are in."""
+    if len(names) > 20:
+        names = dict.fromkeys(f"{name.split('/')[0]}/..." for name in names)
+    return ", ".join(names)
 
 
 def entry_of(model):
