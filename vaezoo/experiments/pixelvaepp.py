@@ -72,7 +72,7 @@ _PRIORS = {
 _PRIOR_UPDATES = 50_000  # appendix D
 _SAMPLES = 8  # of a row of the pictures
 _ROWS = 8  # of a panel of the pictures
-_MIXING_CHAINS = 1_000
+_MIXING_CHAINS = 400
 _MIXING_UPDATES = (1, 10, 100, 1_000, 10_000, 50_000)
 _SHOWN_CHAINS = 16
 
