@@ -7,6 +7,7 @@ Discrete Prior".
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vaezoo import checks, inference, sampling
@@ -383,7 +384,11 @@ class PixelVAEPP(VAE):
             return
         seeds = tf.constant(sampling.row_seeds(0, self._config["num_chains"]))
         chains = tf.cast(self.rbm.first_chains(seeds), tf.uint8)
-        self._chains.assign(self.traced(_equilibrated)(chains))
+        weights = self._rbm_weights, self._rbm_left_bias, self._rbm_right_bias
+        # Of weights of 0 the fair bits are draws already.
+        if any(np.any(tf.convert_to_tensor(weight)) for weight in weights):
+            chains = self.traced(_equilibrated)(chains)
+        self._chains.assign(chains)
 
     def after_step(self, seed):
         """Carry the chains on under the new weights, whose log Z is not known."""
