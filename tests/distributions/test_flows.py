@@ -34,7 +34,7 @@ def networks(transform, *, hidden=(7, 11), steps=3, context_size=0):
         with weight_norm.data_dependent_init():
             network(vectors(50), context=context(50, context_size))
         for head in network.heads:
-            head.gain.assign(head.gain * 2)
+            head.gain.assign(head.gain * (20 if transform == "damped" else 2))
     return made
 
 

@@ -71,6 +71,7 @@ class MADE(keras.layers.Layer):
                 f"hidden_sizes={tuple(hidden_sizes)}. Use a larger event, or no flow."
             )
         self.event_size = event_size
+        self.event_shape = (event_size,)
         self.hidden_sizes = tuple(hidden_sizes)
         self.context_size = context_size
         inputs = np.arange(1, event_size + 1)
