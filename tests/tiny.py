@@ -12,6 +12,7 @@ from vaezoo.models.pixelcnnpp import PixelCNNPP
 from vaezoo.models.pixelvae import PixelVAE
 from vaezoo.models.pixelvaepp import PixelVAEPP
 from vaezoo.models.vlae import VLAE
+from vaezoo.models.vlae_cifar import ConvVLAE
 
 _PIXELVAE = {"image_shape": (8, 8, 1), "latent_size": 3, "num_layers": 3, "filters": 4}
 _COLOUR = {"image_shape": (4, 4, 3), "filters": 9}
@@ -22,6 +23,18 @@ _VLAE = {
     "flow_hidden_sizes": (7, 8),
     "filters": 4,
     "num_layers": 4,
+}
+_CONV_VLAE = {
+    "image_shape": (8, 8, 3),
+    "levels": 5,
+    "latent_channels": 2,
+    "widths": (4, 5),
+    "flow_steps": 3,
+    "flow_hidden_filters": (5,),
+    "window": "4x2",
+    "filters": 6,
+    "num_blocks": 2,
+    "num_components": 2,
 }
 _FAME = {
     "image_shape": (4, 4, 3),
@@ -78,6 +91,11 @@ CONFIGURATIONS = {
         {**_VLAE, "decoder": "factorised", "flow_transform": "affine"},
     ),
     "vlae_unconditional": (VLAE, {**_VLAE, "latent_size": 0}),
+    "conv_vlae": (ConvVLAE, _CONV_VLAE),
+    "conv_vlae_gray": (
+        ConvVLAE,
+        {**_CONV_VLAE, "encoder": "densenet", "window": "7x4", "grayscale": True},
+    ),
     "fame": (FAME, _FAME),
     "fame_gray": (
         FAME,

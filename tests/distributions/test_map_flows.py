@@ -197,9 +197,7 @@ def test_a_damped_step_is_that_of_the_iaf_code():
     network = ConvMADE(SHAPE, (WIDTH,), num_outputs=2, output_scale=1.0)
     with weight_norm.data_dependent_init():
         network(maps(50), context=context_for(50))
-    step = flows.AutoregressiveStep(
-        network, transform="damped", context=context_for(4)
-    )
+    step = flows.AutoregressiveStep(network, transform="damped", context=context_for(4))
     before = tfd.Independent(tfd.Normal(tf.zeros([4, *SHAPE]), 1.0), 3)
     posterior = flows.FlowDistribution(before, tfp.bijectors.Invert(step))
     y = maps(4)

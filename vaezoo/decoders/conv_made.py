@@ -13,7 +13,7 @@ from vaezoo.layers.causal import CausalConv2D, window_product
 
 @keras.saving.register_keras_serializable(package="vaezoo")
 class ConvMADE(keras.layers.Layer):
-    """Masked convolutions over maps, 3x3: what a place and channel gets of those before.
+    """Masked convolutions over maps: what a place and channel gets of those before.
 
     The order is that of a raster scan, and at a place that of the channels: an output
     sees all channels of the places before it, as far as the kernels reach, and at its

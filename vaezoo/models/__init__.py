@@ -7,6 +7,7 @@ from vaezoo import keras_backend
 keras_backend.require_tensorflow()
 
 _MODULES = {
+    "ConvVLAE": "vlae_cifar",
     "FAME": "fame",
     "PixelCNNPP": "pixelcnnpp",
     "PixelVAE": "pixelvae",
