@@ -111,7 +111,7 @@ def test_draws_of_the_code_are_the_flows_of_their_noise():
     model = tiny.shared("conv_vlae")
     seeds = tf.range(400, dtype=tf.int64)
     values, _ = model.generate(seeds, temperature=tf.fill([400], 0.5))
-    noise = model._flow().inverse(values["z"]).numpy()
+    noise = model.flow().inverse(values["z"]).numpy()
     assert np.abs(noise.mean()) < 4 * 0.5 / np.sqrt(noise.size)
     np.testing.assert_allclose(noise.std(), 0.5, rtol=4 / np.sqrt(2 * noise.size))
 

@@ -136,7 +136,8 @@ class ConvVLAE(VAE):
         self._latent_shape = list(latent_shape)
         self.finish_build()
 
-    def _flow(self):
+    def flow(self):
+        """The bijector `f` from noise to codes, a fresh one."""
         return flows.autoregressive_flow(
             self.prior_flow, transform="mean_only", reverse_every=2
         )
@@ -145,7 +146,7 @@ class ConvVLAE(VAE):
         """`p(z)` over `[batch_size, height / 4, width / 4, latent_channels]`."""
         zeros = tf.zeros([batch_size, *self._latent_shape])
         noise = inference.diagonal_normal(zeros, tf.ones_like(zeros), event_ndims=3)
-        return flows.FlowDistribution(noise, self._flow())
+        return flows.FlowDistribution(noise, self.flow())
 
     def features(self, images, *, training=False):
         """Posterior parameters, `[batch, height / 4, width / 4, latent_channels]`."""
@@ -164,7 +165,9 @@ class ConvVLAE(VAE):
         """`z = f(eps)`, `eps ~ N(0, temperature^2 I)`."""
         noise = sampling.row_normals(seeds, self._latent_shape, "z")
         noise = temperature[:, None, None, None] * noise
-        return {"z": self._flow().forward(noise)}, None
+        # One graph of the scans, however many signatures of an export draw codes.
+        draw = self.traced(_draw_code, reduce_retracing=False)
+        return {"z": draw(noise)}, None
 
     def likelihood(self, values, *, context=None, seeds=None, training=False):
         """`p(x | z)`: autoregressive within the window."""
@@ -175,6 +178,10 @@ class ConvVLAE(VAE):
             batch_size=tf.shape(values["z"])[0],
             conditioning={"maps": self.decoder(values["z"])},
         )
+
+
+def _draw_code(model, noise):
+    return model.flow().forward(noise)
 
 
 class DenseBlock(keras.layers.Layer):
