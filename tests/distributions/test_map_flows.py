@@ -40,10 +40,12 @@ def context_for(num):
 
 def jacobian_of(function, inputs):
     """`[batch, to, from]`, both in raster order."""
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(persistent=True) as tape:
         tape.watch(inputs)
         outputs = function(inputs)
-    jacobian = tape.batch_jacobian(outputs, inputs).numpy()
+    # Eagerly, output after output: vectorised, most of the time is tracing.
+    jacobian = tape.batch_jacobian(outputs, inputs, experimental_use_pfor=False)
+    jacobian = jacobian.numpy()
     return jacobian.reshape(len(inputs), outputs[0].shape.num_elements(), -1)
 
 
@@ -105,7 +107,7 @@ def test_flow_inverts(transform, context):
     np.testing.assert_allclose(flow().inverse(drawn)[:3], noise[:3], atol=2e-4)
 
 
-@pytest.mark.parametrize("transform", flows.NUM_OUTPUTS)
+@pytest.mark.parametrize("transform", ["mean_only", "affine"])
 def test_sequential_direction_equals_tfps(transform):
     """TFP's own MaskedAutoregressiveFlow, a pass a dimension, draws the same."""
     (network,) = networks(transform, steps=1)
@@ -142,7 +144,7 @@ def test_log_determinant_is_the_jacobians(transform):
         assert np.abs(expected).min() > 0.1
 
 
-@pytest.mark.parametrize("transform", flows.NUM_OUTPUTS)
+@pytest.mark.parametrize("transform", ["mean_only", "gated"])
 def test_steps_of_one_order_are_triangular_and_a_reversal_is_not(transform):
     made = networks(transform, steps=3)
     z = maps(8)

@@ -77,7 +77,7 @@ class VLAE(VAE):
         posterior: `"gaussian"` or `"iaf"`.
         flow_steps: int, at least 1. Steps of the flow.
         flow_hidden_sizes: sequence of ints. Hidden widths of each step's MADE.
-        flow_transform: `"mean_only"`, `"affine"` or `"gated"`; see
+        flow_transform: `"mean_only"`, `"affine"`, `"damped"` or `"gated"`; see
             `vaezoo.distributions.flows.AutoregressiveStep`.
         decoder: `"pixelcnn"` or `"factorised"` (pixels independent given `z`).
         num_layers: int, at least 1. Masked layers of the PixelCNN, which reach
