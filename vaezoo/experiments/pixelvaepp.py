@@ -184,19 +184,20 @@ def mixing(out, *, seed, verbose, dataset="mnist_static", epochs=None):
     rows, pictures = [], []
     for updates in (0, *_MIXING_UPDATES):
         fair, images = energies["fair"][updates], energies["images"][updates]
-        error = math.sqrt(fair.var(ddof=1) / len(fair) + images.var(ddof=1) / len(fair))
+        variance = fair.var(ddof=1) + images.var(ddof=1)
         rows.append(
             [
                 f"{updates:,}",
                 _cell(fair),
                 _cell(images),
-                f"{fair.mean() - images.mean():+.2f} ± {error:.2f}",
+                f"{fair.mean() - images.mean():+.2f} ± "
+                f"{math.sqrt(variance / len(data)):.2f}",
                 f"{_correlation(energies['later'][0], energies['later'][updates]):.2f}",
             ]
         )
         left = traces["fair"][updates][:_SHOWN_CHAINS]
         probabilities = tf.sigmoid(model.rbm.right_logits(left))
-        uniforms = tf.random.stateless_uniform(probabilities.shape, [seed, updates])
+        uniforms = tf.random.stateless_uniform(probabilities.shape, (seed, updates))
         right = tf.cast(uniforms < probabilities, tf.float32)
         values = {"z": tf.concat([left, right], axis=-1)}
         pictures.append(model.decode(values, seed=seed).numpy())
