@@ -184,6 +184,7 @@ def test_cached_scan_equals_naive_scan(name):
         "fame",
         "gated_pixelvae_colour",
         "pixelcnnpp",
+        "conv_vlae",
     ],
 )
 def test_a_graph_draws_what_the_scan_draws(name):
