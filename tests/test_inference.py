@@ -189,7 +189,8 @@ def test_model_bounds(name):
         one, ratio - terms["reconstruction"], rtol=1e-4, atol=1e-3
     )
     many = model.log_likelihood(images, num_importance_samples=40).numpy()
-    assert many.mean() > one.mean()
+    draws = [model.log_likelihood(images, seed=seed) for seed in range(5)]
+    assert many.mean() > np.mean(draws)  # of one draw alone chance decides
     score = tf.function(functools.partial(computations.log_likelihood, model))
     for rows in (7, 100):  # 7 samples of an image at once, all of two images
         again = score(
