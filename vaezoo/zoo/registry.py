@@ -263,9 +263,10 @@ def read_fitting_weights(model, path):
         )
     if left:
         warnings.warn(
-            f"{len(left)} of {len(names)} variables of {model.name!r} have none of "
-            f"their name and shape in {Path(path).name}, and are initialised anew: "
-            f"{_shortened(left)}. Train the model before using it.",
+            f"{len(left)} of {len(names)} variables of {model.name!r}, of image_shape="
+            f"{model.image_shape}, have none of their name and shape in "
+            f"{Path(path).name}, and are initialised anew: {_shortened(left)}. Train "
+            "the model before using it.",
             stacklevel=3,
         )
 
