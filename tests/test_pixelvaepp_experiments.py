@@ -1,5 +1,7 @@
 """`vaezoo reproduce pixelvaepp/...`: what the tables say is what they name."""
 
+import inspect
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +10,7 @@ import tiny
 from test_experiments import table
 from vaezoo import experiments, plots, sampling
 from vaezoo.experiments import comparison, energy, pixelvaepp
+from vaezoo.models.pixelvaepp import PixelVAEPP
 
 _TINY = {"RBM prior": "pixelvaepp", "Gaussian prior": "pixelvaepp_gaussian"}
 
@@ -164,6 +167,30 @@ def test_runs_are_of_one_small_size(monkeypatch, tmp_path):
     )
     assert calls[0][0].model.arguments["prior"] == "gaussian"
     assert calls[1][1]["out"] in temperatures
+
+
+@pytest.mark.parametrize(
+    ("name", "differing"),
+    [
+        ("priors", [{}, {"prior": "gaussian"}]),
+        ("groups", [{}, {"z2_size": 64}, {"z2_size": 64, "z3_size": 16}]),
+    ],
+)
+def test_variants(name, differing, monkeypatch, tmp_path):
+    """What is compared, three seeds each, with the paper's figures of the dataset."""
+    seen = {}
+
+    def compare(entry_name, variants, **options):
+        seen.update(options, entry_name=entry_name, variants=variants)
+
+    monkeypatch.setattr(pixelvaepp, "compare", compare)
+    experiments.reproduce(f"pixelvaepp/{name}", out=tmp_path, dataset="omniglot")
+    variants = list(seen["variants"].values())
+    assert seen["entry_name"] == "pixelvaepp_omniglot" and seen["num_seeds"] == 3
+    assert [variant.arguments for variant in variants] == differing
+    taken = inspect.signature(PixelVAEPP).parameters
+    assert {*seen["arguments"], *(k for d in differing for k in d)} <= set(taken)
+    assert all(variant.paper["omniglot"] for variant in variants)
 
 
 def test_datasets_without_entries(tmp_path):

@@ -109,10 +109,8 @@ def test_flow_inverts(transform, context_size):
     np.testing.assert_allclose(flow().forward(flow().inverse(noise)), noise, atol=1e-4)
 
 
-@pytest.mark.parametrize("transform", flows.NUM_OUTPUTS)
-def test_sequential_direction_equals_tfps(transform):
-    """TFP's own MaskedAutoregressiveFlow, d passes of the network, draws the same."""
-    (network,) = networks(transform, steps=1)
+def tfps_flow(network, transform):
+    """A step, and TFP's own MaskedAutoregressiveFlow of it: a pass a dimension."""
     step = flows.AutoregressiveStep(network, transform=transform)
 
     def bijector_fn(y):
@@ -122,7 +120,28 @@ def test_sequential_direction_equals_tfps(transform):
             inverse = tfp.bijectors.Chain([inverse, tfp.bijectors.Scale(scale)])
         return tfp.bijectors.Invert(inverse)
 
-    reference = tfp.bijectors.MaskedAutoregressiveFlow(bijector_fn=bijector_fn)
+    event_ndims = len(network.event_shape)
+    return step, tfp.bijectors.MaskedAutoregressiveFlow(
+        bijector_fn=bijector_fn, event_ndims=event_ndims
+    )
+
+
+def assert_log_determinant(flow, transform, z, expected, *, tolerance):
+    """That of the inverse at `z` is the Jacobian's, and not 0 where it has a scale."""
+    actual = flow.inverse_log_det_jacobian(z, event_ndims=len(z.shape) - 1)
+    np.testing.assert_allclose(
+        np.broadcast_to(actual, [len(z)]), expected, rtol=tolerance, atol=tolerance
+    )
+    if transform == "mean_only":
+        assert np.all(actual == 0)
+    else:
+        assert np.abs(expected).min() > 0.1
+
+
+@pytest.mark.parametrize("transform", flows.NUM_OUTPUTS)
+def test_sequential_direction_equals_tfps(transform):
+    """TFP draws the same."""
+    step, reference = tfps_flow(*networks(transform, steps=1), transform)
     noise = vectors(9)
     np.testing.assert_allclose(
         step.forward(noise), reference.forward(noise), rtol=1e-4, atol=1e-4
@@ -134,14 +153,7 @@ def test_log_determinant_is_the_jacobians(transform):
     flow = flows.autoregressive_flow(networks(transform), transform=transform)
     z = vectors(4)
     _, expected = np.linalg.slogdet(jacobian_of(flow.inverse, z))
-    actual = flow.inverse_log_det_jacobian(z, event_ndims=1)
-    np.testing.assert_allclose(
-        np.broadcast_to(actual, [4]), expected, rtol=1e-4, atol=1e-4
-    )
-    if transform == "mean_only":
-        assert np.all(actual == 0)
-    else:
-        assert np.abs(expected).min() > 0.1
+    assert_log_determinant(flow, transform, z, expected, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("transform", flows.NUM_OUTPUTS)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tiny
-from vaezoo import evaluation
+from vaezoo import evaluation, sampling
 from vaezoo.models import computations
 from vaezoo.models.pixelvaepp import PixelVAEPP
 from vaezoo.zoo import cards, entries, provenance, registry, weights
@@ -156,6 +156,21 @@ def test_chains_are_neither_weights_nor_lost_by_a_resume(case, monkeypatch):
     assert len(begun) == 1
     fit(model, images[:8])  # one that does not go on
     assert len(begun) == 2
+
+
+def test_chains_are_equilibrated_where_the_weights_are_not_0(case):
+    """Of weights of 0 fair bits are draws: only then they stay as they are."""
+    model, _ = case
+    (chains,) = model.training_variables
+    seeds = tf.constant(sampling.row_seeds(0, ARGUMENTS["num_chains"]))
+    fair = model.rbm.first_chains(seeds).numpy()
+    model.begin_training()
+    assert np.any(chains.numpy() != fair)
+    for variable in model.trainable_variables:
+        if variable.name.startswith("rbm"):
+            variable.assign(tf.zeros_like(variable))
+    model.begin_training()
+    np.testing.assert_array_equal(chains.numpy(), fair)
 
 
 def test_a_trained_model_scores_once_log_z_is_estimated(case):

@@ -197,6 +197,14 @@ def test_init_from_another_architecture_keeps_what_fits(run, tmp_path):
     assert record.init.sha256 == trained.zoo_entry.weights.sha256
 
 
+def test_init_for_another_image_shape_is_fine_tuning(run):
+    """The same layers: by the recipe that goes on from trained weights."""
+    entry = make_entry(arguments={"image_shape": [8, 12, 1]})
+    assert not training._Start.find(run[0], entry, None).is_other
+    wider = make_entry(arguments={"latent_size": 3})
+    assert training._Start.find(run[0], wider, None).is_other
+
+
 def test_init_from_weights_of_which_none_fits(run, tmp_path):
     path = weights.write_weights(run[1], tmp_path / "w.h5")
     with pytest.raises(ValueError, match="none that fits"):

@@ -82,9 +82,9 @@ def train(
             from the entry's trained weights by the `fine_tune` recipe, with a new
             optimizer, and neither KL warm-up nor data-dependent initialisation. The
             same from other weights: the folder of a run, a file, or a name of the zoo.
-            Where that is an entry of another architecture, the weights that fit are
-            kept, a warning names the others, which start anew, and the run is by the
-            `training` recipe.
+            Where that is an entry whose model has another class or other arguments than
+            the images' shape, the weights that fit are kept, a warning names the
+            others, which start anew, and the run is by the `training` recipe.
         changes: dict of what differs in the recipe that the run trains by, such as
             `{"training.learning_rate": 0.003}`; see `vaezoo.zoo.recipes.changed`.
         seed: int, of initial weights, data order, binarization and noise; None for the
@@ -259,7 +259,7 @@ class _Start:
         if path == file:
             return cls(path.name, path, history)
         other = registry.find_entry(init)
-        is_other = other.model != entry.model
+        is_other = _architecture(other) != _architecture(entry)
         return cls(other.name, path, [] if is_other else other.history, is_other)
 
     @classmethod
@@ -267,6 +267,13 @@ class _Start:
         """The weights of a run that has ended, or `None`."""
         path = out / runs.WEIGHTS_FILE
         return cls(registry.find_entry(out).name, path, []) if path.exists() else None
+
+
+def _architecture(entry):
+    """The class and the arguments of an entry's model, but for the images' shape."""
+    arguments = dict(entry.model.arguments)
+    arguments.pop("image_shape", None)
+    return entry.model.class_name, arguments
 
 
 def new_record(start):
