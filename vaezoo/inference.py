@@ -20,7 +20,9 @@ class Latent:
         posterior: `q(z | x)`, a `tfd.Distribution` of batch shape `[batch]`.
         prior: `p(z)`, or `p(z | latents above)`, likewise.
         kl: closed-form KL divergence `[batch]` in nats, where the model knows one
-            that TFP does not; or a function without arguments that computes it.
+            that TFP does not; or a function without arguments that computes it. Of a
+            latent whose free bits are by group, such as a feature map, `[batch,
+            groups]`; it may then be an estimate at the draw.
         training_kl: what a training step has in its place, `[batch]`, where that is
             another: a surrogate, which need not be a KL divergence.
     """
@@ -41,6 +43,18 @@ class Latent:
         Args:
             training: bool. Whether to give `training_kl`, if there is one.
         """
+        return tf.reduce_sum(self.group_kls(training=training), axis=-1)
+
+    def group_kls(self, *, training=False):
+        """The terms of `kl_divergence`, `[batch, groups]`: one, where it has no groups.
+
+        Args:
+            training: bool. As of `kl_divergence`.
+        """
+        kls = self._kl(training)
+        return kls if kls.shape.rank == 2 else kls[:, None]
+
+    def _kl(self, training):
         if training and self.training_kl is not None:
             return self.training_kl
         if self.kl is not None:
@@ -59,15 +73,23 @@ def diagonal_normal(loc, scale, *, event_ndims=1):
     )
 
 
-def bounded_log_scale(log_scale, limit=10.0):
-    """Log scales within +-`limit`, float32, with the gradient of the identity.
+def bounded(values, limit):
+    """Values within +-`limit`, float32, with the gradient of the identity.
+
+    The gradient passes beyond the limits, so that a value comes back.
+    """
+    values = tf.cast(values, tf.float32)
+    within = tf.clip_by_value(values, -limit, limit)
+    return within + (values - tf.stop_gradient(values))
+
+
+def bounded_log_scale(log_scale):
+    """Log scales within +-10, as of `bounded`.
 
     Early in a KL warm-up nothing holds a posterior's scale; unbounded, its KL term
-    overflows, and 0 times infinity is NaN. The gradient passes, so a scale comes back.
+    overflows, and 0 times infinity is NaN.
     """
-    log_scale = tf.cast(log_scale, tf.float32)
-    bounded = tf.clip_by_value(log_scale, -limit, limit)
-    return log_scale + tf.stop_gradient(bounded - log_scale)
+    return bounded(log_scale, 10.0)
 
 
 def kl_weight(step, kl_warmup_steps, start=0.0):
@@ -79,18 +101,18 @@ def kl_weight(step, kl_warmup_steps, start=0.0):
 
 
 def free_bits(kl, mean_kl, free_bits_nats):
-    """The KL term as trained on: `max(free_bits_nats, batch mean)` for a group.
+    """The KL term as trained on: `max(free_bits_nats, batch mean)` for each group.
 
     Kingma et al. (2016), equation 15. The maximum is over the mean of the whole
     batch, not over rows, so rows are replaced together.
 
     Args:
-        kl: float32 `[batch]`, nats.
-        mean_kl: float32 scalar, the mean over the whole (global) batch.
-        free_bits_nats: float, the group's allowance.
+        kl: float32 `[batch]`, nats of a group; or `[batch, groups]`.
+        mean_kl: float32 scalar, the mean over the whole (global) batch; or `[groups]`.
+        free_bits_nats: float, a group's allowance.
 
     Returns:
-        float32 `[batch]`, whose batch mean is the maximum.
+        float32 of the shape of `kl`, whose batch means are the maxima.
     """
     above = tf.cast(tf.stop_gradient(mean_kl) > free_bits_nats, tf.float32)
     return above * kl + (1.0 - above) * free_bits_nats

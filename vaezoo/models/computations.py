@@ -15,11 +15,13 @@ def elbo_terms(model, images, seeds, *, training=False):
     """The ELBO's terms of each image, and the latents drawn.
 
     The draw is importance sample 0 of `log_likelihood` with the same seeds. In the
-    model's mode "decoder" there are no latents: the decoder alone is scored.
+    model's mode "decoder" there are no latents: the decoder alone is scored. In
+    "auxiliary" the reconstruction is of the auxiliary image: its ELBO alone is.
 
     Returns:
         terms: dict of float32 `[batch]` nats: `elbo`, `reconstruction`, `kl` and
-            `kl/<latent>`, with `elbo == -(reconstruction + kl)`.
+            `kl/<latent>`, with `elbo == -(reconstruction + kl)`; and of a model with an
+            auxiliary image y `auxiliary`, `-log p(y | z)`.
         latents: dict of name to `vaezoo.inference.Latent`; of one row, whose terms are
             left out, where a replica has none.
     """
@@ -30,10 +32,16 @@ def elbo_terms(model, images, seeds, *, training=False):
     if model.mode != "decoder":
         features = model.features(images, training=training)
         latents, context = model.infer(features, seeds=seeds, training=training)
-    likelihood = model.likelihood(
-        draws(latents), context=context, seeds=seeds, training=training
-    )
-    reconstruction = -likelihood.log_prob(images)
+    auxiliary = None
+    if latents:
+        auxiliary = model.auxiliary_loss(images, draws(latents), context=context)
+    if model.mode == "auxiliary":
+        reconstruction, auxiliary = auxiliary, None
+    else:
+        likelihood = model.likelihood(
+            draws(latents), context=context, seeds=seeds, training=training
+        )
+        reconstruction = -likelihood.log_prob(images)
     kls = {
         name: latent.kl_divergence(training=training)
         for name, latent in latents.items()
@@ -45,6 +53,8 @@ def elbo_terms(model, images, seeds, *, training=False):
         "kl": kl,
     }
     terms |= {f"kl/{name}": value for name, value in kls.items()}
+    if auxiliary is not None:
+        terms["auxiliary"] = auxiliary
     return {name: value[:num_rows] for name, value in terms.items()}, latents
 
 

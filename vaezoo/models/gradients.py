@@ -28,10 +28,7 @@ def accumulate(model, objective, parts, step, all_means, *, soft_weight=1.0):
         # Free bits are of the whole batch, so its KL has to be known beforehand.
         kls = [_kl_terms(model, *part) for part in parts]
         mean_kls = all_means(
-            [
-                tf.add_n([tf.reduce_sum(x) for x in values])
-                for values in zip(*kls, strict=True)
-            ]
+            [tf.add_n(_sums(values)) for values in zip(*kls, strict=True)]
         )
     variables = model.trained_variables
     gradients, losses, all_terms = [], [], []
@@ -41,14 +38,20 @@ def accumulate(model, objective, parts, step, all_means, *, soft_weight=1.0):
             terms, latents = computations.elbo_terms(
                 model, images, seeds, training=True
             )
-            means = mean_kls
-            if objective.free_bits_nats and latents and means is None:
-                means = all_means(_sums(terms, latents))
-            kl = objective.kl_term(terms, list(latents), step, mean_kls=means)
-            loss = terms["reconstruction"] + soft_weight * kl
-            auxiliary = model.auxiliary_loss(images, latents)
-            if auxiliary is not None:
-                loss += auxiliary
+            loss = terms["reconstruction"]
+            if latents:
+                # A replica without rows has drawn latents for one, which is left out.
+                kls = {
+                    name: latent.group_kls(training=True)[: tf.shape(seeds)[0]]
+                    for name, latent in latents.items()
+                }
+                means = mean_kls
+                if objective.free_bits_nats and means is None:
+                    means = all_means(_sums(kls.values()))
+                kl = objective.kl_term(kls, step, mean_kls=means)
+                loss += soft_weight * kl
+            if "auxiliary" in terms and objective.auxiliary_weight:
+                loss += objective.auxiliary_weight * terms["auxiliary"]
             total_loss = tf.reduce_sum(loss)
         of_part = [  # a variable may be unused, such as the last vertical gate's
             tf.zeros(variable.shape) if gradient is None else gradient
@@ -66,13 +69,12 @@ def accumulate(model, objective, parts, step, all_means, *, soft_weight=1.0):
 
 
 def _kl_terms(model, images, seeds):
-    """KL of each latent of a training step, a list of `[batch]`."""
+    """KL of each latent of a training step, a list of `[batch, groups]`."""
     features = model.features(images, training=True)
     latents, _ = model.infer(features, seeds=sampling.fold_in(seeds, 0), training=True)
-    return [latent.kl_divergence(training=True) for latent in latents.values()]
+    return [latent.group_kls(training=True) for latent in latents.values()]
 
 
-def _sums(terms, latents):
-    """Sums of each latent's KL over a replica's rows."""
-    kls = [terms[f"kl/{name}"] for name in latents]
-    return [tf.reduce_sum(tf.stop_gradient(values)) for values in kls]
+def _sums(kls):
+    """Sums over a replica's rows, `[groups]` each."""
+    return [tf.reduce_sum(tf.stop_gradient(values), axis=0) for values in kls]

@@ -79,6 +79,7 @@ class Objective:
     latent_kl_warmup_steps: dict[str, int] | None = None
     free_bits_nats: float = 0.0
     soft_free_bits_nats: float = 0.0
+    auxiliary_weight: float = 1.0
     ema_momentum: float | None = None
     gradient_clip: dict | None = None
     gradient_accumulation_steps: int = 1
@@ -97,6 +98,7 @@ class Objective:
             ("kl_warmup_start", {"minimum": 0, "maximum": 1}),
             ("free_bits_nats", {"minimum": 0}),
             ("soft_free_bits_nats", {"minimum": 0}),
+            ("auxiliary_weight", {"minimum": 0}),
             ("ema_momentum", {"above": 0, "below": 1, "optional": True}),
         ):
             checks.number(name, getattr(self, name), **bounds)
@@ -145,15 +147,14 @@ class Objective:
                     "Leave it at 0, and let the KL term rise by `kl_warmup_steps`.",
                 )
 
-    def kl_term(self, terms, latents, step, *, mean_kls):
+    def kl_term(self, kls, step, *, mean_kls):
         """The KL term of the loss, with free bits and its weights.
 
         Args:
-            terms: dict of float32 `[batch]` nats, as of `computations.elbo_terms`.
-            latents: the names of the latents, which may be none.
+            kls: dict of latent name to float32 `[batch, groups]` nats, of at least one.
             step: int64 scalar.
-            mean_kls: the mean KL of each latent over the global batch, float32 scalars,
-                for free bits; `None` without.
+            mean_kls: the means of each latent's groups over the global batch, float32
+                `[groups]`, for free bits; `None` without.
 
         Returns:
             float32 `[batch]`, nats.
@@ -162,18 +163,16 @@ class Objective:
             step, self.kl_warmup_steps, self.kl_warmup_start
         )
         ramps = self.latent_kl_warmup_steps or {}
-        if not latents or not (self.free_bits_nats or ramps):
-            return weight * terms["kl"]
-        kls = [terms[f"kl/{name}"] for name in latents]
         if self.free_bits_nats:
-            kls = [
-                inference.free_bits(value, mean, self.free_bits_nats)
-                for value, mean in zip(kls, mean_kls, strict=True)
-            ]
+            kls = {
+                name: inference.free_bits(values, mean, self.free_bits_nats)
+                for (name, values), mean in zip(kls.items(), mean_kls, strict=True)
+            }
         return weight * tf.add_n(
             [
-                inference.kl_weight(step, ramps.get(name, 0)) * value
-                for name, value in zip(latents, kls, strict=True)
+                inference.kl_weight(step, ramps.get(name, 0))
+                * tf.reduce_sum(values, axis=-1)
+                for name, values in kls.items()
             ]
         )
 

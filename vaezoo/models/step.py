@@ -27,7 +27,9 @@ class TrainedModel(ResumableModel):
     has what a paper implements, and every public method that is not about training.
 
     A model has modes: in "joint", the usual one, all of it is trained; in "decoder",
-    where its paper's decoder can stand alone, the decoder is, without latents.
+    where its paper's decoder can stand alone, the decoder is, without latents; in
+    "auxiliary", where its latents explain another image too, what does so is, without
+    the decoder.
     """
 
     def __init__(self, **kwargs):
@@ -43,8 +45,21 @@ class TrainedModel(ResumableModel):
 
     # Hooks, empty by default.
 
-    def auxiliary_loss(self, images, latents):
-        """A further term of the training loss, nats `[batch]`, or `None`."""
+    num_auxiliary_dims: int | None = None  # values of the auxiliary image
+
+    def auxiliary_loss(self, images, values, *, context=None):
+        """`-log p(y | z)` of an auxiliary image y of the images, or `None` without one.
+
+        A further term of the training loss, and none of the ELBO.
+
+        Args:
+            images: uint8 `[batch, height, width, channels]`.
+            values: dict of latent name to its draws.
+            context: as of `VAE.infer`.
+
+        Returns:
+            float32 `[batch]`, nats; or `None`.
+        """
         return None
 
     def begin_training(self):
@@ -76,13 +91,23 @@ class TrainedModel(ResumableModel):
         return None
 
     @property
+    def auxiliary_variables(self):
+        """The variables that the mode "auxiliary" trains; empty where there is none."""
+        return []
+
+    @property
     def modes(self):
         """The modes that the model has, a tuple of str."""
-        return ("joint",) if self.decoder_network is None else ("joint", "decoder")
+        modes = ["joint"]
+        if self.decoder_network is not None:
+            modes.append("decoder")
+        if self.auxiliary_variables:
+            modes.append("auxiliary")
+        return tuple(modes)
 
     @property
     def mode(self):
-        """What a training step trains: "joint", or "decoder", the decoder alone."""
+        """What a training step trains: one of `modes`."""
         return self._mode
 
     @mode.setter
@@ -107,6 +132,8 @@ class TrainedModel(ResumableModel):
     @property
     def trained_variables(self):
         """The variables that the mode trains: those that an optimizer is built for."""
+        if self.mode == "auxiliary":
+            return self.auxiliary_variables
         layer = self.decoder_network if self.mode == "decoder" else self
         return layer.trainable_variables
 
@@ -176,6 +203,7 @@ class TrainedModel(ResumableModel):
         free_bits_nats: float = 0.0,
         soft_free_bits_nats: float = 0.0,
         soft_free_bits_weight: float = 1.0,
+        auxiliary_weight: float = 1.0,
         ema_momentum: float | None = None,
         gradient_clip: dict[str, Any] | None = None,
         gradient_accumulation_steps: int = 1,
@@ -194,11 +222,14 @@ class TrainedModel(ResumableModel):
             kl_warmup_start: float from 0 to 1. The share of it at the first step.
             latent_kl_warmup_steps: dict of latent name to int, or `None`. Steps of a
                 rise from 0 of that latent's own, by which its weight is multiplied.
-            free_bits_nats: float. Nats of KL a latent may spend at no cost.
+            free_bits_nats: float. Nats of KL a latent may spend at no cost; where its
+                KL is of groups, such as feature maps, each of them.
             soft_free_bits_nats: float. Nats of KL in all that the weight of the KL
                 term, between 0 and 1, is steered towards; 0 to leave it alone. See
                 `vaezoo.inference.soft_free_bits`.
             soft_free_bits_weight: float. That weight at the first step.
+            auxiliary_weight: float, at least 0. Weight in the loss of the auxiliary
+                image's term, of models with one.
             ema_momentum: float in (0, 1), or `None`. Momentum of the moving average of
                 the trained weights, which validation scores and `fit` leaves; see
                 `vaezoo.models.averages.WeightAverages`.
@@ -227,6 +258,7 @@ class TrainedModel(ResumableModel):
             latent_kl_warmup_steps=latent_kl_warmup_steps,
             free_bits_nats=free_bits_nats,
             soft_free_bits_nats=soft_free_bits_nats,
+            auxiliary_weight=auxiliary_weight,
             ema_momentum=ema_momentum,
             gradient_clip=gradient_clip,
             gradient_accumulation_steps=gradient_accumulation_steps,
@@ -259,9 +291,10 @@ class TrainedModel(ResumableModel):
         object.__setattr__(self, "_averages", None)
         names = ["loss", "elbo", "reconstruction", "kl"]
         names += [f"kl/{name}" for name in self.latent_shapes]
-        self._means = [
-            keras.metrics.Mean(name=name) for name in [*names, "bits_per_dim"]
-        ]
+        names.append("bits_per_dim")
+        if self.num_auxiliary_dims:
+            names += ["auxiliary", "auxiliary_bits_per_dim"]
+        self._means = [keras.metrics.Mean(name=name) for name in names]
 
     def get_compile_config(self):
         """Arguments of `compile`, for saving; `None` of a model not compiled."""
@@ -310,13 +343,18 @@ class TrainedModel(ResumableModel):
         values = {**terms, "loss": loss}
         if "elbo" in terms:
             num_dims = batches.num_dims(images)
+            if self.mode == "auxiliary":
+                num_dims = self.num_auxiliary_dims
             values["bits_per_dim"] = units.bits_per_dim(terms["elbo"], num_dims)
+        if "auxiliary" in terms:  # the same KL, of another image
+            nats = -(terms["auxiliary"] + terms["kl"])
+            values["auxiliary_bits_per_dim"] = units.bits_per_dim(
+                nats, self.num_auxiliary_dims
+            )
         for mean in self._means:
-            if mean.name in values:  # the decoder alone has no KL terms
+            if mean.name in values:  # a part of a model has no terms of the others
                 mean.update_state(values[mean.name])
         results = self.get_metrics_result()
-        if "elbo" in terms:
-            return results
         return {name: value for name, value in results.items() if name in values}
 
     def _seeds(self, step, rows):
@@ -389,11 +427,10 @@ class TrainedModel(ResumableModel):
         """
         images = self.images_of(data)
         seeds = self._seeds(_EVALUATION_STEP, batches.hashes(images))
-        terms, latents = computations.elbo_terms(self, images, seeds)
+        terms, _ = computations.elbo_terms(self, images, seeds)
         loss = -terms["elbo"]
-        auxiliary = self.auxiliary_loss(images, latents)
-        if auxiliary is not None:
-            loss += auxiliary
+        if "auxiliary" in terms:
+            loss += self._objective.auxiliary_weight * terms["auxiliary"]
         return self._update_metrics(images, loss, terms)
 
     def fit(
