@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from vaezoo.decoders.feature_stream import FeatureStream
 from vaezoo.decoders.pixelcnnpp import PixelCNNPPNetwork as Network
 from vaezoo.distributions import heads
 from vaezoo.distributions import images as image_distributions
@@ -28,7 +29,7 @@ def test_parameter_counts(filters, num_resnets, num_outputs, shape, expected):
 
 @pytest.mark.parametrize("strided", [True, False])
 def test_conditioning_reaches_every_pixel_of_pass_and_scan(strided):
-    """A code, maps and skips, as of PixelVAE++; the scan has them before it starts."""
+    """What PixelVAE++ and AGAVE condition on; the scan has it before it starts."""
     head = heads.LogisticMixture(3, 4, num_components=2)
     network = Network(
         num_outputs=head.num_outputs, filters=5, num_resnets=1, strided=strided
@@ -42,6 +43,9 @@ def test_conditioning_reaches_every_pixel_of_pass_and_scan(strided):
         "code": noise(2),
         "maps": noise(8, 8, 2),
         "skips": [noise(side, side, 3) for side in sides],
+        "injections": FeatureStream(4, network.block_counts, strided=strided)(
+            noise(8, 8, 3)
+        ),
     }
     assert network.num_nodes == len(sides)
     network(tf.zeros([3, 8, 8, 3]), **conditioning)
@@ -74,7 +78,8 @@ def test_conditioning_reaches_every_pixel_of_pass_and_scan(strided):
 
     params = distribution().params(drawn)
     values = head.normalize(tf.cast(drawn, tf.float32))
-    nodes = network.up(values, conditioning["maps"], conditioning["code"])
+    up = {name: conditioning[name] for name in ("maps", "code", "injections")}
+    nodes = network.up(values, **up)
     np.testing.assert_array_equal(distribution(nodes=nodes).params(drawn), params)
     for name in conditioning:
         change = np.abs(distribution([name]).params(drawn) - params).max((0, 3))

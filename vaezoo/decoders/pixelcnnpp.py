@@ -1,5 +1,7 @@
 """PixelCNN++: two streams through a U, from an image to each pixel's parameters."""
 
+import itertools
+
 import keras
 import tensorflow as tf
 
@@ -28,12 +30,12 @@ _NUM_LEVELS = 3  # resolutions of the U: 1, 1/2 and 1/4 of the image
 class GatedResnet(keras.layers.Layer):
     """A residual block of one stream.
 
-        h   = conv(f(x)) + nin(f(a)),    f = concat_elu
+        h   = conv(f(x)) + nin(f(a)) + U elu(s),    f = concat_elu
         b,c = conv(dropout(f(h))) + V z
         x'  = x + b sigmoid(c)
 
-    The terms of `a`, what else the block sees at its own position, and of the vector
-    `z` are absent without them.
+    The terms of `a`, what else the block sees at its own position, of the vector `z`
+    and of the maps `s` are absent without them. U starts at 0.
 
     Args:
         filters: int. Channels of x and x'.
@@ -66,8 +68,17 @@ class GatedResnet(keras.layers.Layer):
             dtype=policy,
             name="code",
         )
+        self.injection = keras.layers.Dense(
+            filters,
+            use_bias=False,
+            kernel_initializer="zeros",
+            dtype=policy,
+            name="injection",
+        )
 
-    def build(self, inputs_shape, skip_shape=None, code_shape=None):
+    def build(
+        self, inputs_shape, skip_shape=None, code_shape=None, injected_shape=None
+    ):
         def doubled(shape):
             return (*shape[:-1], 2 * shape[-1])
 
@@ -77,15 +88,28 @@ class GatedResnet(keras.layers.Layer):
         self.second.build(doubled(inputs_shape))
         if code_shape is not None:
             self.code.build(code_shape)
+        if injected_shape is not None:
+            self.injection.build(injected_shape)
 
-    def compute_output_shape(self, inputs_shape, skip_shape=None, code_shape=None):
+    def compute_output_shape(self, inputs_shape, *other_shapes):
         return inputs_shape
 
-    def call(self, inputs, skip=None, code=None, *, seeds=None, training=False):
+    def call(
+        self,
+        inputs,
+        skip=None,
+        code=None,
+        injected=None,
+        *,
+        seeds=None,
+        training=False,
+    ):
         """Map `[batch, height, width, filters]` to the same shape."""
         features = self.first(concat_elu(inputs))
         if skip is not None:
             features += self.skip(concat_elu(skip))
+        if injected is not None:
+            features += self.injection(tf.nn.elu(injected))
         features = self.dropout(concat_elu(features), seeds=seeds, training=training)
         features = self.second(features)
         if code is not None:
@@ -175,10 +199,11 @@ class PixelCNNPPNetwork(keras.layers.Layer):
     pixel's colours depend on each other.
 
     It may be conditioned on maps of the image's size, which are concatenated to the
-    image; on a vector; and on maps that are concatenated to what each node of the way
-    there hands across (PixelVAE++). The way there, `up`, is then a pass of its own that
-    an encoder may read. Which of them there are is decided in `build`; those that are
-    left out of a call are zero.
+    image; on a vector; on maps that are concatenated to what each node of the way
+    there hands across (PixelVAE++); and on maps that are added in each block (AGAVE's,
+    of a `FeatureStream`). The way there, `up`, is a pass of its own that an encoder may
+    read. Which of them there are is decided in `build`; those that are left out of a
+    call are zero.
 
     Args:
         num_outputs: int. Output channels a pixel.
@@ -234,7 +259,19 @@ class PixelCNNPPNetwork(keras.layers.Layer):
         """Nodes of the way there: those after each block and each change of size."""
         return _NUM_LEVELS * (self.num_resnets + 1)
 
-    def build(self, images_shape, maps_shape=None, code_shape=None, skips_shape=None):
+    @property
+    def block_counts(self):
+        """A stream's blocks at each resolution: of the way there, of the way back."""
+        return list(map(len, self.rows.up)), list(map(len, self.rows.down))
+
+    def build(
+        self,
+        images_shape,
+        maps_shape=None,
+        code_shape=None,
+        skips_shape=None,
+        injections_shape=None,
+    ):
         self.num_maps = 0 if maps_shape is None else maps_shape[-1]
         self.num_skips = 0 if skips_shape is None else skips_shape[0][-1]
         channels = images_shape[-1] + 1 + self.num_maps
@@ -245,11 +282,13 @@ class PixelCNNPPNetwork(keras.layers.Layer):
         def wide(num_streams):  # what a skip brings: shapes as channels only
             return (*features[:-1], num_streams * self.filters + self.num_skips)
 
+        # As wide in every block.
+        injected = None if injections_shape is None else injections_shape[0]
         rows, pixels = self.rows, self.pixels
         for level in range(_NUM_LEVELS):
             for down, right in zip(rows.up[level], pixels.up[level], strict=True):
-                down.build(features, None, code_shape)
-                right.build(features, features, code_shape)
+                down.build(features, None, code_shape, injected)
+                right.build(features, features, code_shape, injected)
             if level < _NUM_LEVELS - 1:
                 rows.shrink[level].build(features)
                 pixels.shrink[level].build(features)
@@ -258,16 +297,14 @@ class PixelCNNPPNetwork(keras.layers.Layer):
                 layer.build(wide(1))
         for level in range(_NUM_LEVELS):
             for down, right in zip(rows.down[level], pixels.down[level], strict=True):
-                down.build(features, wide(1), code_shape)
-                right.build(features, wide(2), code_shape)
+                down.build(features, wide(1), code_shape, injected)
+                right.build(features, wide(2), code_shape, injected)
             if level < _NUM_LEVELS - 1:
                 rows.grow[level].build(features)
                 pixels.grow[level].build(features)
         self.outputs.build(features)
 
-    def compute_output_shape(
-        self, images_shape, maps_shape=None, code_shape=None, skips_shape=None
-    ):
+    def compute_output_shape(self, images_shape, *other_shapes):
         return (*images_shape[:-1], self.outputs.filters)
 
     def call(
@@ -276,6 +313,7 @@ class PixelCNNPPNetwork(keras.layers.Layer):
         maps=None,
         code=None,
         skips=None,
+        injections=None,
         *,
         nodes=None,
         seeds=None,
@@ -289,16 +327,28 @@ class PixelCNNPPNetwork(keras.layers.Layer):
             code: `[batch, size]`, a vector that every block sees, or `None`.
             skips: for each node, as of `up`, `[batch, height, width, num_skips]` of its
                 height and width; or `None`.
-            nodes: what `up` gave for these images, maps and code, where it is known.
+            injections: for each block of a stream, in the order of their calls,
+                `[batch, height, width, k]` of its height and width; or `None`.
+            nodes: what `up` gave for these images, maps, code and injections, where it
+                is known.
             seeds: int64 `[batch]`, for dropout; needed where `training`.
             training: bool.
         """
         options = {"code": code, "seeds": seeds, "training": training}
         if nodes is None:
-            nodes = self.up(images, maps, **options)
-        return self.down(nodes, skips, **options)
+            nodes = self.up(images, maps, injections=injections, **options)
+        return self.down(nodes, skips, injections=injections, **options)
 
-    def up(self, images, maps=None, code=None, *, seeds=None, training=False):
+    def up(
+        self,
+        images,
+        maps=None,
+        code=None,
+        injections=None,
+        *,
+        seeds=None,
+        training=False,
+    ):
         """The way there: a list of nodes, from the image's size to a quarter of it.
 
         Args: as of `call`.
@@ -323,10 +373,12 @@ class PixelCNNPPNetwork(keras.layers.Layer):
         right += right_shift(self.column_left(images))
         rows, pixels = self.rows, self.pixels
         nodes = [(down, right)]
+        injected = self._in_turn(injections)
         for level in range(_NUM_LEVELS):
             for block, other in zip(rows.up[level], pixels.up[level], strict=True):
-                down = block(down, **options)
-                right = other(right, down, **options)
+                more = next(injected)
+                down = block(down, injected=more, **options)
+                right = other(right, down, injected=more, **options)
                 nodes.append((down, right))
             if level < _NUM_LEVELS - 1:
                 down = rows.shrink[level](down)
@@ -334,7 +386,20 @@ class PixelCNNPPNetwork(keras.layers.Layer):
                 nodes.append((down, right))
         return nodes
 
-    def down(self, nodes, skips=None, code=None, *, seeds=None, training=False):
+    def _in_turn(self, injections, *, start=0):
+        """The injection of each block from `start` on, `None` where there are none."""
+        return itertools.repeat(None) if injections is None else iter(injections[start:])
+
+    def down(
+        self,
+        nodes,
+        skips=None,
+        code=None,
+        injections=None,
+        *,
+        seeds=None,
+        training=False,
+    ):
         """The way back, from `up`'s nodes to the outputs. Args: as of `call`."""
         options = {"code": code, "seeds": seeds, "training": training}
         nodes = list(nodes)
@@ -356,9 +421,11 @@ class PixelCNNPPNetwork(keras.layers.Layer):
                 for layer, features in zip(self.starts, (down, right), strict=True)
             )
         rows, pixels = self.rows, self.pixels
+        injected = self._in_turn(injections, start=sum(self.block_counts[0]))
         for level in range(_NUM_LEVELS):
             for block, other in zip(rows.down[level], pixels.down[level], strict=True):
                 skip_down, skip_right, more = handed_across()
+                options["injected"] = next(injected)
                 down = block(down, tf.concat([skip_down, *more], axis=-1), **options)
                 skip = tf.concat([down, skip_right, *more], axis=-1)
                 right = other(right, skip, **options)
@@ -367,15 +434,19 @@ class PixelCNNPPNetwork(keras.layers.Layer):
                 right = pixels.grow[level](right)
         return self.outputs(tf.nn.elu(right))
 
-    def scanner(self, height, width, *, maps=None, code=None, skips=None):
+    def scanner(
+        self, height, width, *, maps=None, code=None, skips=None, injections=None
+    ):
         """The network unrolled for sampling; see `vaezoo.decoders.scan`."""
-        return PixelCNNPPScanner(self, height, width, maps, code, skips)
+        return PixelCNNPPScanner(self, height, width, maps, code, skips, injections)
 
     def forget_conditioning(self):
         """Set the weights of what is conditioned on to 0: the image alone is seen."""
         for block in self.layers_of_streams:
-            if isinstance(block, GatedResnet) and block.code.built:
-                block.code.kernel.assign(tf.zeros_like(block.code.kernel))
+            if isinstance(block, GatedResnet):
+                for layer in (block.code, block.injection):
+                    if layer.built:
+                        layer.kernel.assign(tf.zeros_like(layer.kernel))
         if self.num_maps:
             for layer in (self.rows_above, self.row_above, self.column_left):
                 _forget(layer, [[-self.num_maps, None]], axis=2)

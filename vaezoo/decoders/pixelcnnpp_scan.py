@@ -6,17 +6,17 @@ computed before the pixel is drawn. A level of half or a quarter of the image's 
 computed at every second or fourth row and column, under `tf.cond`, and held between.
 """
 
-import dataclasses
-
 import tensorflow as tf
 
 from vaezoo.decoders.pixelcnnpp_terms import (
+    Level,
+    block_terms,
+    by_level,
     gate,
     map_terms,
     parts_of,
     product,
     shifted,
-    skip_terms,
     two_columns,
 )
 from vaezoo.decoders.scan import Scanner
@@ -27,26 +27,17 @@ _LEFT, _OWN = 0, 1  # of its columns
 _CONVS = "first", "second"  # of a block
 
 
-@dataclasses.dataclass
-class _Level:
-    """The pixel stream's blocks of one resolution, the way there and the way back."""
-
-    rows: list  # the row stream's blocks, in the same order
-    pixels: list
-    num_up: int
-    step: int  # pixels of the image a position of the level
-
-
 class PixelCNNPPScanner(Scanner):
     """Row-cached PixelCNN++; see `vaezoo.decoders.scan` for the interface.
 
     Args:
         network: a built `vaezoo.decoders.pixelcnnpp.PixelCNNPPNetwork`.
         height, width: ints, the image's.
-        maps, code, skips: what it is conditioned on, as of the network's call.
+        maps, code, skips, injections: what it is conditioned on, as of the network's
+            call.
     """
 
-    def __init__(self, network, height, width, maps, code, skips):
+    def __init__(self, network, height, width, maps, code, skips, injections):
         network.check_size(height, width)
         self.height, self.width = height, width
         self.dtype = network.compute_dtype
@@ -60,7 +51,7 @@ class PixelCNNPPScanner(Scanner):
         for level in range(self.num_levels):
             back = self.num_levels - 1 - level
             self.levels.append(
-                _Level(
+                Level(
                     [*rows.up[level], *rows.down[back]],
                     [*pixels.up[level], *pixels.down[back]],
                     num_up=len(rows.up[level]),
@@ -101,7 +92,14 @@ class PixelCNNPPScanner(Scanner):
                 (kernel[: self.filters], kernel[self.filters :], bias)
                 for kernel, bias in map(self._affine, network.starts)
             ]
-        self.skip_terms = None if skips is None else self._skip_terms(skips)
+        # What is known everywhere of each level's blocks, and of where the way back
+        # starts: of skips and injections.
+        self.block_terms = [{} for _ in self.levels]
+        self.start_terms = None
+        if skips is not None:
+            self._add_skips([tf.cast(maps, self.dtype) for maps in skips])
+        if injections is not None:
+            self._add_injections([tf.cast(maps, self.dtype) for maps in injections])
 
     def _affine(self, layer):
         return layer.kernel(), tf.cast(layer.bias, self.dtype)
@@ -114,33 +112,41 @@ class PixelCNNPPScanner(Scanner):
     def _parts(self, block, num_streams):
         return parts_of(block["skip"][0], self.filters, num_streams)
 
-    def _skip_terms(self, skips):
-        """What the skips' own maps give, of each level: see `skip_terms`.
+    def _add_terms(self, number, name, terms):
+        """Add to what a level's blocks of the stream "rows" or "pixels" get."""
+        before = self.block_terms[number].get(name)
+        self.block_terms[number][name] = terms if before is None else before + terms
 
-        Returns:
-            Of each level, a dict of "rows" and "pixels" to the terms of that stream; of
-            the coarsest also "starts", two of `[height, batch, width, F]`.
-        """
-        skips, terms = [tf.cast(maps, self.dtype) for maps in skips], []
-        size = len(skips) // self.num_levels
+    def _add_skips(self, skips):
+        """What the skips' own maps give to the blocks of the way back."""
+        start = tf.nn.elu(skips.pop())
+        self.start_terms = [  # [height, batch, width, F]
+            tf.transpose(product(start, kernel), [1, 0, 2, 3])
+            for _, kernel, _ in self.starts
+        ]
         for number, level in enumerate(self.levels):
-            nodes = skips[number * size : (number + 1) * size]
-            of_level = {}
-            if number == self.num_levels - 1:
-                start = tf.nn.elu(nodes.pop())
-                of_level["starts"] = [
-                    tf.transpose(product(start, kernel), [1, 0, 2, 3])
-                    for _, kernel, _ in self.starts
-                ]
+            nodes = skips[: len(level.rows) - level.num_up]
+            skips = skips[len(nodes) :]
+            maps = [*[None] * level.num_up, *nodes[::-1]]
             for name, blocks, num_streams in (
                 ("rows", self.row_blocks[number], 1),
                 ("pixels", self.pixel_blocks[number], 2),
             ):
-                blocks = blocks[level.num_up :]
-                kernels = [self._parts(block, num_streams)[-1] for block in blocks]
-                of_level[name] = skip_terms(nodes[::-1], kernels)
-            terms.append(of_level)
-        return terms
+                kernels = [
+                    None if part is None else self._parts(block, num_streams)[-1]
+                    for part, block in zip(maps, blocks, strict=True)
+                ]
+                self._add_terms(number, name, block_terms(maps, kernels, concat_elu))
+
+    def _add_injections(self, injections):
+        """What the injections give to all blocks."""
+        parts = by_level(injections, self.levels)
+        for number, (level, maps) in enumerate(zip(self.levels, parts, strict=True)):
+            for name, blocks in (("rows", level.rows), ("pixels", level.pixels)):
+                kernels = [
+                    tf.cast(block.injection.kernel, self.dtype) for block in blocks
+                ]
+                self._add_terms(number, name, block_terms(maps, kernels, tf.nn.elu))
 
     def _blocks(self, blocks, code):
         """Kernels and biases of a list of `GatedResnet`."""
@@ -273,8 +279,8 @@ class PixelCNNPPScanner(Scanner):
                     blocks[index]["skip"][1],
                 )
                 hidden += product(concat_elu(skip), kernel) + bias
-                if self.skip_terms is not None:
-                    hidden += self.skip_terms[level]["rows"][place][index - num_up]
+            if "rows" in self.block_terms[level]:
+                hidden += self.block_terms[level]["rows"][place][index]
             return features + gate(convolve(index, "second", hidden))
 
         place = row // self.levels[level].step
@@ -309,10 +315,10 @@ class PixelCNNPPScanner(Scanner):
             return features
         kernel, _, bias = self.starts[stream]
         features = product(tf.nn.elu(features), kernel) + bias
-        if self.skip_terms is None:
+        if self.start_terms is None:
             return features
         row, *column = place if stream else (place,)
-        terms = self.skip_terms[-1]["starts"][stream][row]
+        terms = self.start_terms[stream][row]
         return features + (terms[:, column[0]] if column else terms)
 
     def _row_below(self, level, features, context, row):
@@ -363,9 +369,8 @@ class PixelCNNPPScanner(Scanner):
             extras.append(extra + bias + block["first"][1])
             biases.append(block["second"][1])
         first += tf.stack(extras)
-        if self.skip_terms is not None:
-            of_maps = self.skip_terms[level]["pixels"][place]
-            first += tf.pad(of_maps, [[num_up, 0], [0, 0], [0, 0], [0, 0]])
+        if "pixels" in self.block_terms[level]:
+            first += self.block_terms[level]["pixels"][place]
         bias = tf.stack(biases)  # [blocks, (batch,) 2 filters]
         second += bias[:, :, None] if bias.shape.rank == 3 else bias[:, None, None]
         context[f"terms_first_{level}"] = tf.transpose(first, [2, 0, 1, 3])

@@ -1,9 +1,38 @@
 """What the scan of PixelCNN++ is put together from: functions of rows and kernels."""
 
+import dataclasses
+
 import tensorflow as tf
 
 from vaezoo.layers.causal import down_shift
 from vaezoo.layers.shifted import concat_elu, right_shift
+
+
+@dataclasses.dataclass
+class Level:
+    """The blocks of one resolution, those of the way there and of the way back."""
+
+    rows: list  # the row stream's
+    pixels: list  # the pixel stream's, in the same order
+    num_up: int
+    step: int  # pixels of the image a position of the level
+
+
+def by_level(items, levels):
+    """Items of a stream's blocks in the order of their calls, by level.
+
+    Args:
+        items: a list: of the way there, and back from the coarsest level.
+        levels: list of `Level`, the finest first.
+
+    Returns:
+        Of each level a list, in the order of its blocks.
+    """
+    items = iter(items)
+    parts = [[next(items) for _ in range(level.num_up)] for level in levels]
+    for level, part in reversed(list(zip(levels, parts, strict=True))):
+        part += [next(items) for _ in range(len(level.rows) - level.num_up)]
+    return parts
 
 
 def gate(features):
@@ -73,16 +102,21 @@ def map_terms(network, maps):
     ]
 
 
-def skip_terms(skips, kernels):
-    """What a level's skips' own maps give to the blocks of the way back.
+def block_terms(maps, kernels, activation):
+    """What maps that are known everywhere give to a level's blocks.
 
     Args:
-        skips: of each block, in order, `[batch, height, width, k]`.
-        kernels: of each block, `[2 k, F]`.
+        maps: of each block, in order, `[batch, height, width, k]`, or `None`.
+        kernels: of each block, `[n, F]`; unused where it has no maps.
+        activation: from maps to `[..., n]`.
 
     Returns:
         `[height, blocks, batch, width, F]`.
     """
-    pairs = zip(skips, kernels, strict=True)
-    terms = [product(concat_elu(maps), kernel) for maps, kernel in pairs]
-    return tf.transpose(tf.stack(terms), [2, 0, 1, 3, 4])
+    terms = [
+        None if part is None else product(activation(part), kernel)
+        for part, kernel in zip(maps, kernels, strict=True)
+    ]
+    zeros = tf.zeros_like(next(term for term in terms if term is not None))
+    terms = tf.stack([zeros if term is None else term for term in terms])
+    return tf.transpose(terms, [2, 0, 1, 3, 4])
