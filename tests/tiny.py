@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from vaezoo.models.agave import AGAVE
 from vaezoo.models.fame import FAME
+from vaezoo.models.iafvae import IAFVAE
 from vaezoo.models.pixelcnnpp import PixelCNNPP
 from vaezoo.models.pixelvae import PixelVAE
 from vaezoo.models.pixelvaepp import PixelVAEPP
@@ -52,6 +54,12 @@ _PIXELCNNPP = {
     "num_resnets": 1,
     "num_components": 3,
     "dropout": 0.2,
+}
+_LADDER = {
+    "image_shape": (8, 8, 3),
+    "levels": 8,
+    "num_levels": 2,
+    "latent_filters": 2,
 }
 CONFIGURATIONS = {
     "vae": (PixelVAE, {**_PIXELVAE, "num_layers": 0}),
@@ -149,9 +157,21 @@ CONFIGURATIONS = {
             "z3_size": 0,
         },
     ),
+    "iafvae": (IAFVAE, {**_LADDER, "filters": 5}),
+    "agave": (
+        AGAVE,
+        {
+            **_PIXELCNNPP,
+            **_LADDER,
+            "ladder_filters": 5,
+            "auxiliary": "half",
+            "auxiliary_levels": 4,
+        },
+    ),
 }
 INDEPENDENT = (
     "vae",
+    "iafvae",
     "vlae_factorised",
     "fame_noconcat",
 )  # pixels are independent given the latents
@@ -198,7 +218,16 @@ def build(name, *, initialized=True, seed=0):
         model.estimate_log_z(num_chains=50, num_temperatures=20)
     if initialized:
         model.initialize(images_for(model, 64))
+        _fill_zeros(model, seed)
     return model
+
+
+def _fill_zeros(model, seed):
+    """Perturb what starts at 0 and hides what is behind it: injections."""
+    for variable in model.trainable_variables:
+        if "injection" in variable.path:
+            noise = tf.random.stateless_normal(variable.shape, [seed, 1])
+            variable.assign(0.3 * noise)
 
 
 @functools.cache

@@ -388,7 +388,9 @@ class PixelCNNPPNetwork(keras.layers.Layer):
 
     def _in_turn(self, injections, *, start=0):
         """The injection of each block from `start` on, `None` where there are none."""
-        return itertools.repeat(None) if injections is None else iter(injections[start:])
+        return (
+            itertools.repeat(None) if injections is None else iter(injections[start:])
+        )
 
     def down(
         self,

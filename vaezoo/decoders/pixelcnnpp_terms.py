@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow as tf
 
 from vaezoo.layers.causal import down_shift
-from vaezoo.layers.shifted import concat_elu, right_shift
+from vaezoo.layers.shifted import right_shift
 
 
 @dataclasses.dataclass

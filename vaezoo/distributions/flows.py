@@ -100,7 +100,12 @@ class AutoregressiveStep(tfb.Bijector):
         if self._transform == "mean_only":
             return tf.zeros([], y.dtype)
         axes = list(range(-self._event_ndims, 0))
-        return tf.reduce_sum(tf.math.log(self._coefficients_of(y)[0]), axis=axes)
+        return tf.reduce_sum(self.inverse_log_scale(y), axis=axes)
+
+    def inverse_log_scale(self, y):
+        """Terms of the inverse's log-determinant, of the shape of `y`."""
+        scale, _ = self._coefficients_of(y)
+        return tf.zeros_like(y) if scale is None else tf.math.log(scale)
 
     def _forward(self, x):
         return self._draw_vectors(x) if self._event_ndims == 1 else self._draw_maps(x)

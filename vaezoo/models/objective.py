@@ -1,6 +1,7 @@
 """What a training step minimises: the ELBO's terms with their weights, and clipping."""
 
 import dataclasses
+import warnings
 
 import keras
 import tensorflow as tf
@@ -102,6 +103,14 @@ class Objective:
             ("ema_momentum", {"above": 0, "below": 1, "optional": True}),
         ):
             checks.number(name, getattr(self, name), **bounds)
+        if self.kl_weight < 1:
+            warnings.warn(
+                "With a `kl_weight` below 1 the loss is no bound of a likelihood, nor "
+                "of one that is joint with an auxiliary image; from 1 on it is, and "
+                "from 2 of both images' apart. The ELBO that is reported stays one. "
+                f"Received: kl_weight={self.kl_weight}.",
+                stacklevel=4,
+            )
         clip = self.gradient_clip
         if clip is None:
             return
