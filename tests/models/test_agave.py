@@ -137,7 +137,7 @@ def test_a_sharp_f_that_is_the_image_leaves_nothing_to_say():
     f = (images.astype(np.float32) + 0.5) / 256 - 0.5
     head = heads.Logistic(1, 256)
     nats = head.log_prob(ladder.logistics(tf.constant(f), 256), images.astype("f4"))
-    np.testing.assert_allclose(nats, 0, atol=1e-3)
+    np.testing.assert_allclose(nats, 0, atol=0.03)  # the head's smallest scale
 
 
 @pytest.mark.parametrize(
@@ -255,9 +255,9 @@ def test_the_parts_are_trained_apart_and_joint_training_starts_where_they_end():
     images = tiny.images_for(model, 16)
     assert model.modes == ("joint", "decoder", "auxiliary")
 
-    def train(mode):
+    def train(mode, **options):
         model.begin_phase(mode)
-        model.compile(keras.optimizers.Adam(0.01), free_bits_nats=0.1, kl_weight=2.0)
+        model.compile(keras.optimizers.Adam(0.01), kl_weight=2.0, **options)
         before = {v.path: v.numpy() for v in model.trainable_variables}
         logs = model.fit(images, batch_size=8, epochs=2, verbose=0).history
         changed = {v.path for v in model.trainable_variables}
@@ -272,7 +272,7 @@ def test_the_parts_are_trained_apart_and_joint_training_starts_where_they_end():
         model.mode = mode
         return computations.elbo_terms(model, images, seeds_for(images))[0]
 
-    logs, changed = train("auxiliary")
+    logs, changed = train("auxiliary", free_bits_nats=0.1)
     assert changed == {"ladder"} and "auxiliary" not in logs
     bits = -logs["elbo"][-1] / np.log(2) / model.num_auxiliary_dims
     assert logs["bits_per_dim"][-1] == pytest.approx(bits, rel=1e-5)
@@ -286,8 +286,10 @@ def test_the_parts_are_trained_apart_and_joint_training_starts_where_they_end():
         joint["reconstruction"], decoder["reconstruction"], rtol=1e-6
     )
     # A first step learns to see f, the next one reaches the stream and the ladder.
-    _, changed = train("joint")
+    logs, changed = train("joint", auxiliary_weight=0.5)
     assert changed == {"ladder", "network", "stream"}
+    loss = np.dot([1, 2, 0.5], [logs[k] for k in ("reconstruction", "kl", "auxiliary")])
+    np.testing.assert_allclose(logs["loss"], loss, rtol=1e-5)
 
 
 def test_initialisation_of_the_stream_is_by_data_and_injections_start_at_zero():
@@ -301,20 +303,6 @@ def test_initialisation_of_the_stream_is_by_data_and_injections_start_at_zero():
     f = tf.repeat(tf.repeat(context["f"], 2, axis=1), 2, axis=2)
     first = model.stream.first(2.0 * f).numpy()
     np.testing.assert_allclose(first.std((0, 1, 2)), 1, atol=0.2)
-
-
-def test_without_its_weight_the_auxiliary_image_is_not_learnt():
-    model = tiny.build("agave")
-    images = tiny.images_for(model, 8)
-    gradients = []
-    for weight in (1.0, 0.0):
-        model.compile(keras.optimizers.SGD(0.0), auxiliary_weight=weight)
-        logs = model.fit(images, batch_size=8, verbose=0).history
-        expected = logs["reconstruction"][0] + logs["kl"][0]
-        expected += weight * logs["auxiliary"][0]
-        assert logs["loss"][0] == pytest.approx(expected, rel=1e-5)
-        gradients.append(logs["loss"][0])
-    assert gradients[0] > gradients[1]
 
 
 # Bad input.

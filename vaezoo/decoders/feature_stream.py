@@ -1,4 +1,4 @@
-"""The unmasked stream of a conditional PixelCNN++: maps of what it is conditioned on."""
+"""The unmasked stream of a conditional PixelCNN++: maps of what conditions it."""
 
 import keras
 import tensorflow as tf

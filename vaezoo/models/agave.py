@@ -45,8 +45,8 @@ class AGAVE(VAE):
     where they have ended. The defaults are the paper's of CIFAR-10: 105,173,649
     parameters, of which the ladder of latents, `IAFLadder`, has 41,557,929.
 
-    Readings of ours, where the paper is silent: what the blocks get of f(z) starts at 0;
-    a smaller f(z) is repeated to the image's size; a smaller y is the mean of the
+    Readings of ours, where the paper is silent: what blocks get of f(z) starts at 0; a
+    smaller f(z) is repeated to the image's size; a smaller y is the mean of the
     pixels, rounded; gray is .299 R + .587 G + .114 B, of 16 levels; the end levels have
     the mass beyond them. Equation 10 calls s a variance: it is the logistic's scale.
 
@@ -218,9 +218,8 @@ class AGAVE(VAE):
         """
         values = tf.cast(images, tf.float32)
         if self._config["auxiliary"] == "gray":
-            values = tf.floor(
-                tf.tensordot(values, tf.constant([_LUMA]), [[3], [1]]) + 0.5
-            )
+            luma = tf.reduce_sum(values * tf.constant(_LUMA), axis=-1, keepdims=True)
+            values = tf.floor(luma + 0.5)
         if self._stride > 1:
             means = tf.nn.avg_pool2d(values, self._stride, self._stride, "VALID")
             values = tf.floor(means + 0.5)

@@ -186,7 +186,7 @@ class IAFLadder(keras.layers.Layer):
     def infer(self, features, seeds):
         """The latents drawn from the posterior, a dict from the top down; and f(z)."""
         noise = self._noise(seeds)
-        latents = {}
+        latents, names = {}, self.names[::-1]
 
         def draw(index, prior, correction):
             latent = _posterior_draw(
@@ -196,7 +196,7 @@ class IAFLadder(keras.layers.Layer):
                 features[index],
                 noise[index],
             )
-            latents[self.names[-1 - index]] = latent
+            latents[names[index]] = latent
             return latent.value
 
         f = self._descend(draw, tf.shape(seeds)[0])
@@ -210,13 +210,13 @@ class IAFLadder(keras.layers.Layer):
             temperature: float32 `[batch]`.
         """
         noise = temperature[:, None, None, None] * tf.stack(self._noise(seeds))
-        values = {}
+        values, names = {}, self.names[::-1]
 
         def draw(index, prior, correction):
             loc, log_scale = prior
             scale = tf.exp(inference.bounded_log_scale(log_scale))
             value = tf.cast(loc, tf.float32) + scale * noise[index]
-            values[self.names[-1 - index]] = value
+            values[names[index]] = value
             return value
 
         f = self._descend(draw, tf.shape(seeds)[0])
@@ -288,11 +288,11 @@ def _posterior_draw(network, prior, correction, evidence, noise):
     posterior = flows.FlowDistribution(before, flows.tfb.Invert(step))
     value = posterior.bijector.forward(start)
     # At the draw, by map: no closed form is known of what the flow leaves.
-    log_ratio = (
+    log_q_over_p = (
         base.log_prob(start)
         - step.inverse_log_scale(start)
         - prior.distribution.log_prob(value)
     )
     return inference.Latent(
-        value, posterior, prior, kl=tf.reduce_sum(log_ratio, axis=[1, 2])
+        value, posterior, prior, kl=tf.reduce_sum(log_q_over_p, axis=[1, 2])
     )

@@ -70,7 +70,7 @@ class IAFVAE(VAE):
         height, width, channels = self.image_shape
         if height % 2 or width % 2:
             raise checks.refusal(
-                "An IAFVAE halves its images once: their height and width must be even.",
+                "An IAFVAE halves its images: their height and width must be even.",
                 f"image_shape={self.image_shape}",
                 "Pad or resize them.",
             )
