@@ -7,8 +7,10 @@ from vaezoo import keras_backend
 keras_backend.require_tensorflow()
 
 _MODULES = {
+    "AGAVE": "agave",
     "ConvVLAE": "vlae_cifar",
     "FAME": "fame",
+    "IAFVAE": "iafvae",
     "PixelCNNPP": "pixelcnnpp",
     "PixelVAE": "pixelvae",
     "PixelVAEPP": "pixelvaepp",
