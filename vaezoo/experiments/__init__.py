@@ -12,6 +12,13 @@ from vaezoo import checks, files
 
 # name -> module and function in it
 _EXPERIMENTS = {
+    "agave/auxiliary": ("agave", "auxiliary"),
+    "agave/collapse": ("agave", "collapse"),
+    "agave/colours": ("agave", "colours"),
+    "agave/conditional": ("agave", "conditional"),
+    "agave/interpolation": ("agave", "interpolation"),
+    "agave/lambda": ("agave", "lambdas"),
+    "agave/samples": ("agave", "samples"),
     "fame/kl": ("fame", "kl"),
     "fame/masking": ("fame", "masking"),
     "fame/generation": ("fame", "generation"),
@@ -21,6 +28,7 @@ _EXPERIMENTS = {
     "pixelvaepp/priors": ("pixelvaepp", "priors"),
     "pixelvaepp/groups": ("pixelvaepp", "groups"),
     "pixelvaepp/temperatures": ("pixelvaepp", "temperatures"),
+    "vlae/cifar10-windows": ("vlae", "cifar10_windows"),
     "vlae/priors": ("vlae", "priors"),
     "vlae/window": ("vlae", "window"),
     "vlae/unconditional": ("vlae", "unconditional"),

@@ -86,7 +86,7 @@ def compare(
         ]
         measured[label] = _measure(models, data, num_importance_samples, seed)
         first = models[0]
-        cells[label] = [label, f"{_num_parameters(first):,}"]
+        cells[label] = [label, f"{num_parameters(first):,}"]
         cells[label] += [function(first) for function in (columns or {}).values()]
         if first.latent_shapes:
             drawn = first.reconstruct(shown, seed=seed, jit=False)
@@ -240,7 +240,8 @@ def _changed(entry, suffix, arguments, recipe):
     return type(entry).model_validate(content)
 
 
-def _num_parameters(model):
+def num_parameters(model):
+    """Parameters of a model that are trained, an int."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 

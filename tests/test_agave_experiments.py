@@ -1,0 +1,124 @@
+"""`vaezoo reproduce agave/...`: what the tables say is what they name."""
+
+import numpy as np
+import pytest
+
+import tiny
+from test_experiments import table
+from vaezoo import experiments
+from vaezoo.experiments import agave
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """A tiny AGAVE in place of every run, and random test images."""
+    model = tiny.shared("agave")
+    monkeypatch.setattr(agave, "train_variant", lambda *args, **options: model)
+    monkeypatch.setattr(agave, "_model", lambda out, **options: (model, "A tiny one."))
+    images = tiny.images_for(model, 40)
+    monkeypatch.setattr(agave, "test_images", lambda dataset, num: images[:num])
+    monkeypatch.setattr(agave, "_SHOWN", 4)
+    return model
+
+
+def numbers(row):
+    return [float(cell.split()[0]) for cell in row]
+
+
+def test_the_table_of_a_sweep(model, tmp_path):
+    """KL, and both decoders' bits/dim without it and with it, each of its image."""
+    path = experiments.reproduce(
+        "agave/auxiliary", out=tmp_path, images=6, num_seeds=2, seed=3, verbose=0
+    )
+    header, rows = table(path)
+    assert header[0] == "auxiliary image" and len(rows) == 4
+    terms = model.elbo_terms(tiny.images_for(model, 40)[:6], seed=3)
+    means = {name: float(np.mean(value)) for name, value in terms.items()}
+    of_y = model.num_auxiliary_dims * np.log(2)
+    of_x = model.num_dims * np.log(2)
+    expected = [
+        means["kl"],
+        means["auxiliary"] / of_y,
+        (means["auxiliary"] + means["kl"]) / of_y,
+        means["reconstruction"] / of_x,
+        -means["elbo"] / of_x,
+    ]
+    for row in rows:
+        assert numbers(row[1:6]) == pytest.approx(expected, rel=1e-3, abs=2e-2)
+    assert [row[0] for row in rows] == ["32x32", "16x16", "8x8", "gray, 4 bits"]
+    assert path.with_suffix(".png").stat().st_size > 500
+
+
+def test_a_kl_that_does_not_fall_with_lambda_is_an_error(model, tmp_path):
+    with pytest.raises(RuntimeError, match="must fall with lambda. Measured: "):
+        experiments.reproduce(
+            "agave/lambda", out=tmp_path, images=4, num_seeds=1, verbose=0
+        )
+    (path,) = tmp_path.glob("*.md")
+    assert len(table(path)[1]) == 5
+
+
+def test_variants_are_trained_by_what_differs(monkeypatch, tmp_path):
+    asked = []
+
+    def trained(entry, variant, **options):
+        asked.append((variant.arguments, variant.recipe, entry.training))
+        return tiny.shared("agave")
+
+    monkeypatch.setattr(agave, "train_variant", trained)
+    images = tiny.images_for(tiny.shared("agave"), 4)
+    monkeypatch.setattr(agave, "test_images", lambda dataset, num: images)
+    monkeypatch.setattr(agave, "_reconstructions_and_samples", lambda *_: [images] * 4)
+    with pytest.raises(RuntimeError):
+        experiments.reproduce("agave/lambda", out=tmp_path, num_seeds=1, verbose=0)
+    assert [recipe["kl_weight"] for _, recipe, _ in asked] == [1, 2, 4, 8, 12]
+    experiments.reproduce("agave/colours", out=tmp_path, num_seeds=1, verbose=0)
+    levels = [arguments["auxiliary_levels"] for arguments, _, _ in asked[5:]]
+    assert levels == [256, 128, 64, 32, 16, 8]
+    recipe = asked[-1][2]
+    assert (recipe.kl_weight, recipe.mode) == (8.0, "joint")
+    assert recipe.kl_warmup_steps == 1563  # half of two epochs of 50,000 by 32
+
+
+@pytest.mark.slow
+def test_pictures_of_what_latents_say(model, tmp_path):
+    path = experiments.reproduce(
+        "agave/conditional", out=tmp_path, images=3, seed=1, verbose=0
+    )
+    header, (row,) = table(path)
+    own, other, difference = numbers(row)
+    assert difference == pytest.approx(other - own, abs=0.011)
+    path = experiments.reproduce(
+        "agave/interpolation", out=tmp_path, images=2, seed=1, verbose=0
+    )
+    header, rows = table(path)
+    assert [row[0] for row in rows] == ["0.00", "0.33", "0.67", "1.00"]
+    images = tiny.images_for(model, 40)
+    means = model.encode(images[:4], seed=1, mode="mean")
+    shown = agave._shown(model, means).astype(float)
+    drawn = model.decode(means, seed=[0, 1, 2, 3]).numpy()
+    assert shown.shape == drawn.shape == (4, 8, 8, 3)
+
+
+@pytest.mark.slow
+def test_training_without_the_auxiliary_image(model, monkeypatch, tmp_path):
+    images = tiny.images_for(model, 32)
+    trained = tiny.build("agave")
+    monkeypatch.setattr(agave, "_model", lambda out, **_: (trained, "A tiny one."))
+    monkeypatch.setattr(agave, "_COLLAPSE_STEPS", 4)
+    monkeypatch.setattr(agave, "_COLLAPSE_PART", 2)
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices(images).batch(16)
+    monkeypatch.setattr(agave.datasets, "load_dataset", lambda *_, **options: data)
+    path = experiments.reproduce(
+        "agave/collapse", out=tmp_path, images=8, seed=1, verbose=0
+    )
+    _, rows = table(path)
+    assert [row[0] for row in rows] == ["0", "2", "4"]
+    assert trained.optimizer.iterations.numpy() == 4
+    before = numbers(rows[0])[1]
+    first = tiny.images_for(model, 40)[:8]
+    exact = float(np.mean(tiny.build("agave").elbo_terms(first, seed=1)["kl"]))
+    assert before == pytest.approx(exact, abs=0.01)
+    assert trained.get_compile_config()["auxiliary_weight"] == 0
