@@ -191,8 +191,10 @@ tiny.CONFIGURATIONS["dropout"] = (WithDropout, tiny._PIXELVAE)
 two_replicas = strategies.create("mirrored", devices=2)
 
 def train(strategy, name, options):
+    name, _, mode = name.partition(":")
     with strategy.scope():
         model = tiny.build(name)
+        model.begin_phase(mode or "joint")
         model.compile(
             # Without its epsilon Adam takes rounding for a direction.
             keras.optimizers.Adam(1e-3, epsilon=0.1),
@@ -243,6 +245,8 @@ _OTHERS = sorted(tiny.CONFIGURATIONS.keys() - {*tiny.REPRESENTATIVE, "pixelvaepp
         ),
         pytest.param(["fame", "vae", "pixelcnn_colour"], marks=pytest.mark.slow),
         pytest.param(["pixelvaepp"], marks=pytest.mark.slow),  # with chains
+        pytest.param(["agave:auxiliary"], marks=pytest.mark.slow),  # by feature map
+        pytest.param(["agave:decoder"], marks=pytest.mark.soak),
         *(pytest.param([name], marks=pytest.mark.soak) for name in _OTHERS),
     ],
     ids=" ".join,
