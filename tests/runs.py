@@ -23,18 +23,19 @@ _RECIPE = {
 }
 
 
-def make_entry(*phases, arguments=None, **changes):
+def make_entry(*phases, arguments=None, model=None, **changes):
     """The digits entry with a tiny model, and a short recipe with everything in it.
 
     Args:
         *phases: dicts of what differs in the recipes of several phases.
         arguments: dict of what differs in the model's.
+        model: dict of another class and all of its arguments.
         **changes: what differs in all of them.
     """
     entry = registry.describe("pixelvae_digits")
     tiny = {"latent_size": 2, "filters": 4, "num_layers": 2} | (arguments or {})
     recipe = entry.training.model_dump() | _RECIPE | changes
-    model = {"class": "PixelVAE", "arguments": entry.model.arguments | tiny}
+    model = model or {"class": "PixelVAE", "arguments": entry.model.arguments | tiny}
     recipes = {
         "training": [recipe | phase for phase in phases] if phases else recipe,
         "fine_tune": {"optimizer": "adam", "learning_rate": 1e-4, "batch_size": 500}

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tiny
+from runs import make_entry
 from vaezoo import sampling
 from vaezoo.distributions import heads
 from vaezoo.inference import Latent
@@ -15,6 +16,8 @@ from vaezoo.models import computations
 from vaezoo.models.agave import AGAVE
 from vaezoo.models.iaf_ladder import IAFLadder
 from vaezoo.models.iafvae import IAFVAE
+from vaezoo.training import checkpoints
+from vaezoo.training import run as training
 
 SMALL = tiny.CONFIGURATIONS["agave"][1]
 
@@ -290,6 +293,59 @@ def test_the_parts_are_trained_apart_and_joint_training_starts_where_they_end():
     assert changed == {"ladder", "network", "stream"}
     loss = np.dot([1, 2, 0.5], [logs[k] for k in ("reconstruction", "kl", "auxiliary")])
     np.testing.assert_allclose(logs["loss"], loss, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_stopped_in_either_phase_and_resumed_a_run_ends_where_it_would(
+    tmp_path, monkeypatch
+):
+    """Bit for bit: the weights, the moving averages and the optimizer's state."""
+    arguments = {
+        "image_shape": (8, 8, 1),
+        "levels": 2,
+        "filters": 3,
+        "num_resnets": 1,
+        "num_levels": 1,
+        "ladder_filters": 3,
+        "latent_filters": 1,
+    }
+    steps = {"max_steps": 3, "soft_free_bits_nats": 0.0, "free_bits_nats": 0.1}
+    entry = make_entry(
+        {"name": "vae", "mode": "auxiliary", **steps},
+        {"name": "joint", **steps},
+        model={"class": "AGAVE", "arguments": arguments},
+    )
+
+    def train(out, stop_at=()):
+        end = checkpoints.CheckpointCallback.on_train_batch_end
+
+        def end_or_stop(self, batch, logs=None):
+            end(self, batch, logs)
+            if self._progress.position == stop_at:
+                raise RuntimeError("stopped")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                checkpoints.CheckpointCallback, "on_train_batch_end", end_or_stop
+            )
+            return training.train(
+                entry, out=out, checkpoint_steps=1, resume=True, verbose=0
+            )
+
+    undisturbed = train(tmp_path / "whole")
+    for stop_at in (2, 5):
+        with pytest.raises(RuntimeError, match="stopped"):
+            train(tmp_path / "parts", stop_at)
+    resumed = train(tmp_path / "parts")
+    for model in (resumed, undisturbed):
+        assert model.mode == "joint"
+    for mine, theirs in zip(resumed.weights, undisturbed.weights, strict=True):
+        np.testing.assert_array_equal(mine, theirs, err_msg=mine.path)
+    variables = zip(
+        resumed.optimizer.variables, undisturbed.optimizer.variables, strict=True
+    )
+    for mine, theirs in variables:
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_initialisation_of_the_stream_is_by_data_and_injections_start_at_zero():
