@@ -55,7 +55,9 @@ def evaluate(
         dict of name to `(value, standard error)` over images, nats: `elbo`,
         `reconstruction`, `kl`, `kl/<latent>`, `log_likelihood` where K is given or the
         model has no latents, `bits_per_dim` of the best of these, and
-        `active_units/<latent>`, whose standard error is nan; and the model's
+        `active_units/<latent>`, whose standard error is nan; of a model with an
+        auxiliary image y `auxiliary`, `-log p(y | z)` in nats, and
+        `auxiliary_bits_per_dim`, of y's bound with the same KL; and the model's
         `estimates`, which are one for all images: an error of log Z is one of every
         image's bound, which the bound's own standard error does not hold.
 
@@ -103,6 +105,9 @@ def table(model, results, num_importance_samples):
     lines = [f"{'':<24}{'nats':>12}{'std. error':>12}{'bits/dim':>12}"]
     for name, (value, error) in results.items():
         if name == "bits_per_dim":
+            continue
+        if name == "auxiliary_bits_per_dim":
+            lines.append(f"{name:<24}{'':>12}{'':>12}{value:>12.4f}")
             continue
         if name.startswith("active_units/"):
             size = math.prod(model.latent_shapes[name.partition("/")[2]])
@@ -213,6 +218,11 @@ def _summary(model, rows):
         units.bits_per_dim(value, model.num_dims),
         -units.bits_per_dim(error, model.num_dims),
     )
+    if "auxiliary" in rows:
+        bits = units.bits_per_dim(
+            -(rows["auxiliary"] + rows["kl"]), model.num_auxiliary_dims
+        )
+        results["auxiliary_bits_per_dim"] = _mean(bits)
     for name, values in means.items():
         variances = values.reshape(len(values), -1).var(axis=0)
         active = int(np.sum(variances > _ACTIVE_VARIANCE))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tiny
 from runs import make_entry
-from vaezoo import sampling
+from vaezoo import evaluation, sampling
 from vaezoo.distributions import heads
 from vaezoo.inference import Latent
 from vaezoo.models import computations
@@ -208,6 +208,16 @@ def test_neither_lambda_nor_y_enters_the_bound(images, monkeypatch):
     bits = nats / np.log(2) / (4 * 4 * 3)
     assert before["auxiliary_bits_per_dim"] == pytest.approx(bits, rel=1e-5)
     assert before["loss"] == pytest.approx(before["auxiliary"] - before["elbo"])
+
+
+def test_evaluation_has_the_auxiliary_image_too(model, images):
+    results = evaluation.evaluate(model, images, verbose=0)
+    seeds = sampling.row_seeds(0, 5)
+    terms = model.elbo_terms(images, seed=seeds)
+    bits = np.mean(terms["auxiliary"] + terms["kl"]) / np.log(2) / (4 * 4 * 3)
+    value, error = results["auxiliary_bits_per_dim"]
+    assert value == pytest.approx(bits, rel=1e-3) and error > 0
+    assert f"{value:.4f}" in evaluation.table(model, results, None)
 
 
 def test_a_kl_term_at_the_draw_is_of_the_two_densities(images):
