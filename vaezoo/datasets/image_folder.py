@@ -189,7 +189,7 @@ class ImageFolder:
                     f"{_CHANGED} Received: {str(path)!r} of {image.shape[0]}x"
                     f"{image.shape[1]} where {height}x{width} is expected."
                 )
-            image = _crop_and_resize(image, height, width)
+            image = image_files.crop_and_resize(image, height, width)
         return (image >= 128).astype(np.uint8) if self.levels == 2 else image
 
 
@@ -237,7 +237,8 @@ class FolderImages:
         import tensorflow as tf
 
         def decode(indices):
-            return np.stack([self._folder.decode(self._paths[i]) for i in indices])
+            images = [self._folder.decode(self._paths[i]) for i in indices]
+            return np.reshape(images, [-1, *self._folder.image_shape]).astype(np.uint8)
 
         return tf.numpy_function(decode, [indices], tf.uint8, stateful=False)
 
@@ -365,16 +366,3 @@ def _named(root, paths):
         texts.append(f"{str(path.relative_to(root))!r}{said}")
     more = len(paths) - len(texts)
     return ", ".join(texts) + f" and {more:,} more" * bool(more)
-
-
-def _crop_and_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    import tensorflow as tf
-
-    rows, columns = image.shape[:2]
-    scale = min(rows / height, columns / width)
-    crop = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = (rows - crop[0]) // 2, (columns - crop[1]) // 2
-    image = image[top : top + crop[0], left : left + crop[1]]
-    with tf.device("CPU"):
-        resized = tf.image.resize(image, (height, width), method="area")
-    return np.clip(np.rint(resized.numpy()), 0, 255).astype(np.uint8)
