@@ -90,7 +90,12 @@ class ImageFolder:
         if size is not None:
             pair = (size, size) if np.ndim(size) == 0 else size
             size = checks.integers("size", pair, of=("height", "width"))
-        channels = checks.choice("channels", channels, (None, 1, 3))
+        channels = checks.choice(
+            "channels",
+            channels,
+            (None, 1, 3),
+            advice="Files are of grey or of colours; give a model of such images.",
+        )
         levels = checks.choice("levels", levels, (2, 256))
         checks.choice("unreadable", unreadable, ("skip", "refuse"))
         checks.choice("background", background, tuple(_BACKGROUNDS))
@@ -99,7 +104,8 @@ class ImageFolder:
         if not root.is_dir():
             raise NotADirectoryError(
                 f"image_folder:PATH needs a folder. Received: PATH={str(root)!r}, "
-                f"which is {'a file' if root.exists() else 'not there'}."
+                f"which is {'a file' if root.exists() else 'not there'}. Give the "
+                "folder that the images are in."
             )
 
         files = list(image_listing.walk(root))
@@ -123,10 +129,18 @@ class ImageFolder:
             _refuse_other_sizes(root, infos, first.size)
         wide = {path: info for path, info in infos.items() if info.largest is not None}
         guessed = _depth(wide.values()) if wide and bits is None else None
-        _warn(root, files, broken, outside, wide if guessed not in (None, 16) else {})
+        height, width = size or first.size
+        small = {
+            path: "x".join(map(str, info.size))
+            for path, info in infos.items()
+            if info.size[0] < height or info.size[1] < width
+        }
+        narrow = wide if guessed not in (None, 16) else {}
+        _warn(root, files, broken, outside, narrow, small)
         return cls(
             image_shape=(
-                *(size or first.size),
+                height,
+                width,
                 channels or (1 if first.is_grey else 3),
             ),
             levels=levels,
@@ -287,7 +301,8 @@ def _refuse_empty(root, paths, broken):
             raise ValueError(
                 f"An image folder needs files that end in "
                 f"{', '.join(image_files.SUFFIXES)}. Received: PATH={str(root)!r}, "
-                f"which holds none{unread} for the split {split!r}."
+                f"which holds none{unread} for the split {split!r}. Put images "
+                "there, or give another folder."
             )
 
 
@@ -309,7 +324,7 @@ def _depth(infos):
     return next(bits for bits in _DEPTHS if largest < 2**bits)
 
 
-def _warn(root, files, broken, outside, narrow):
+def _warn(root, files, broken, outside, narrow, small):
     """One warning of all that is not as its owner may think."""
     unknown = [p for p in files if _is_image_of_another_kind(p)]
     parts = []
@@ -334,6 +349,11 @@ def _warn(root, files, broken, outside, narrow):
             f"{_count(narrow)} of 16 bits hold levels of {_depth(narrow.values())} "
             f"bits at most and are read as such; give bits=16 if they are darker "
             f"pictures: {_named(root, [*narrow])}"
+        )
+    if small:
+        parts.append(
+            f"{_count(small)} with a side shorter than that of the images, to which "
+            f"they are enlarged: {_named(root, small)}"
         )
     if parts:
         _warn_once(f"Image folder {str(root)!r}: {'; '.join(parts)}.")
