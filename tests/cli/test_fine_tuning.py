@@ -12,9 +12,9 @@ from vaezoo import cli
 from vaezoo.zoo import registry, weights
 
 
-def run(*arguments):
+def run(*arguments, exit_code=0):
     result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == exit_code, result.output
     return result
 
 
@@ -29,6 +29,28 @@ def write_pictures(folder, num):
         picture = Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
         picture = picture.convert(("RGB", "L", "RGBA", "LA")[index % 4])
         picture.save(folder / f"{index}.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("pixelcnnpp_cifar10_small", "30x30x3", "divisible by 4. Received: 30x30. Pad"),
+        (
+            None,
+            "8x8x2",
+            "must be None, 1 or 3. Received: channels=2. Files are",
+        ),
+        (None, "8x8x1", "holds none for the split 'train'. Put images there"),
+    ],
+)
+def test_what_cannot_be_trained_on(name, shape, message, run_folder, tmp_path):
+    """A size that the model cannot take, a kind of image, and an empty folder."""
+    (tmp_path / "pictures").mkdir()
+    options = ("--dataset", f"image_folder:{tmp_path / 'pictures'}")
+    options += ("--image-shape", shape, "--out", tmp_path / "run")
+    result = run("train", name or run_folder, *options, exit_code=1)
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
