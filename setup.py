@@ -64,9 +64,11 @@ setup(
         "tensorboard>=2.20",  # the training logs; TensorFlow no longer requires it
     ],
     extras_require={
+        "lsun": ["lmdb>=1.4"],
         "plots": ["matplotlib>=3.8"],
         "serving": ["tensorflow-serving-api==2.21.0"],
         "test": [
+            "lmdb>=1.4",
             "pyright[nodejs]==1.1.414",
             "pytest>=8",
             "pytest-xdist>=3.6",

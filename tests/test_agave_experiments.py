@@ -6,14 +6,14 @@ import pytest
 import tiny
 from test_experiments import table
 from vaezoo import experiments
-from vaezoo.experiments import agave
+from vaezoo.experiments import agave, comparison
 
 
 @pytest.fixture
 def model(monkeypatch):
     """A tiny AGAVE in place of every run, and random test images."""
     model = tiny.shared("agave")
-    monkeypatch.setattr(agave, "train_variant", lambda *args, **options: model)
+    monkeypatch.setattr(comparison, "train_variant", lambda *args, **options: model)
     monkeypatch.setattr(agave, "_model", lambda out, **options: (model, "A tiny one."))
     images = tiny.images_for(model, 40)
     monkeypatch.setattr(agave, "test_images", lambda dataset, num: images[:num])
@@ -65,7 +65,7 @@ def test_variants_are_trained_by_what_differs(monkeypatch, tmp_path):
         asked.append((variant.arguments, variant.recipe, entry.training))
         return tiny.shared("agave")
 
-    monkeypatch.setattr(agave, "train_variant", trained)
+    monkeypatch.setattr(comparison, "train_variant", trained)
     images = tiny.images_for(tiny.shared("agave"), 4)
     monkeypatch.setattr(agave, "test_images", lambda dataset, num: images)
     monkeypatch.setattr(agave, "_reconstructions_and_samples", lambda *_: [images] * 4)

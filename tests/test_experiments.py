@@ -190,6 +190,10 @@ def test_pictures_have_labels():
     ]
     with pytest.raises(ValueError, match="a label each"):
         plots.bars([1.0, -1.0], labels=["a", "b"], axis="nats")
+    picture = plots.bars([[1.0, 3.0], [0.0, 2.0]], labels=["a", "b"], axis="nats")
+    rows = np.split(picture, 3)[1:]
+    for grey, sizes in ((96, [80, 0]), (160, [240, 160])):
+        assert [np.max(np.sum(row == grey, axis=1)) for row in rows] == sizes
 
 
 @pytest.fixture
@@ -229,12 +233,12 @@ def test_reproduce(tiny_entry, tmp_path):
     folder = tmp_path / "runs" / "digits"
     runs = sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/*"))
     assert runs == [
-        "default/seed_0",
-        "default/seed_1",
-        "latent_size_0/seed_0",
-        "latent_size_0/seed_1",
+        "vlae_digits_default/seed_0",
+        "vlae_digits_default/seed_1",
+        "vlae_digits_latent_size_0/seed_0",
+        "vlae_digits_latent_size_0/seed_1",
     ]
-    recorded = yaml.safe_load((folder / "default/seed_1/entry.yaml").read_text())
+    recorded = yaml.safe_load((folder / runs[1] / "entry.yaml").read_text())
     assert recorded["name"] == "vlae_digits_default"
     assert recorded["training"]["seed"] == 1
     logs = [(folder / run / "log.csv").read_text() for run in runs]

@@ -10,6 +10,7 @@ from vaezoo.files import atomic_path, local_path
 _MIN_SIDE = 64  # smaller images are enlarged by whole pixels to about this size
 _MARGIN = 6  # around text, in pixels
 _FONT_SCALE = 2
+_GREYS = (96, 160, 208)  # of the parts of a bar
 _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 # Glyphs of 5x7 pixels for ASCII 32 to 126, a byte a column, the lowest bit on top.
 _FONT = bytes.fromhex(
@@ -123,7 +124,9 @@ def bars(values, *, labels, axis, length=320):
     """A bar chart: a line a value, its name to the left and the value to the right.
 
     Args:
-        values: floats `[n]`, n of at least 1, not negative; the axis starts at 0.
+        values: floats `[n]`, n of at least 1, not negative; the axis starts at 0. Or
+            `[n, parts]`, up to 3 parts of a bar from left to right, dark to light,
+            whose sum is written.
         labels: list of `n` strs.
         axis: str. What the bars show, with its unit; written above them.
         length: int. Pixels of the longest bar.
@@ -141,19 +144,24 @@ def bars(values, *, labels, axis, length=320):
             f"values={values.tolist()}, {len(labels)} labels."
         )
     title, names = _text(axis), [_text(label) for label in labels]
-    numbers = [_text(f"{value:#.3g}") for value in values]
+    ends = np.cumsum(values.reshape(len(values), -1), axis=1)
+    totals = ends[:, -1]
+    numbers = [_text(f"{value:#.3g}") for value in totals]
     line = len(title) + 2 * _MARGIN
     zero = max(name.shape[1] for name in names) + 2 * _MARGIN
     end = zero + length + max(n.shape[1] for n in numbers) + 2 * _MARGIN
     width = max(end, zero + title.shape[1] + _MARGIN)
     picture = np.full([(len(values) + 1) * line, width, 1], 255, np.uint8)
     _write(picture, title, _MARGIN, zero)
-    lengths = np.round(length * values / max(values.max(), 1e-12)).astype(int)
-    for index, size in enumerate(lengths):
+    lengths = np.round(length * ends / max(totals.max(), 1e-12)).astype(int)
+    for index, sizes in enumerate(lengths):
         top = (index + 1) * line
         _write(picture, names[index], top + _MARGIN, zero - _MARGIN, right=True)
-        picture[top + 3 : top + line - 3, zero : zero + size] = 96
-        _write(picture, numbers[index], top + _MARGIN, zero + size + _MARGIN)
+        bar = picture[top + 3 : top + line - 3, zero:]
+        greys = _GREYS[: len(sizes)]
+        for size, grey in zip(sizes[::-1], greys[::-1], strict=True):
+            bar[:, :size] = grey
+        _write(picture, numbers[index], top + _MARGIN, zero + sizes[-1] + _MARGIN)
     picture[line:, zero - 1] = 0  # the axis at 0
     return picture
 

@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow as tf
+from replicas import check_replicas
 
 from prepared import TFDS_NAMES, published_files, skip_unless_prepared
 from vaezoo import datasets
@@ -43,20 +44,6 @@ def load(name, split, **kwargs):
     return np.concatenate(
         arrays(datasets.load_dataset(name, split, batch_size=500, **kwargs))
     )
-
-
-@pytest.fixture
-def manual(tmp_path, monkeypatch):
-    """The manual folder, empty, of a TFDS data folder without a network."""
-    tfds = pytest.importorskip("tensorflow_datasets")
-    tfds_source.builder("omniglot28")  # registers our builders
-    monkeypatch.setattr(
-        tfds_source, "builder", lambda name: tfds.builder(name, data_dir=tmp_path)
-    )
-    monkeypatch.setattr(tfds_source, "_answers", lambda url: False)
-    folder = tmp_path / "downloads" / "manual"
-    folder.mkdir(parents=True)
-    return folder
 
 
 @pytest.fixture
@@ -197,32 +184,20 @@ def test_a_pass_begins_anywhere(position):
 def test_each_replica_reads_its_rows(grey):
     """In the order of the replicas; all together are the batch, the ragged one too."""
     (whole,) = passes("grey")
-    strategy = tf.distribute.MirroredStrategy(
-        ["CPU:0"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    check_replicas("grey", whole, batch_size=100, seed=3)
+
+
+def test_a_last_batch_may_be_smaller_than_the_replicas_are_many(tmp_path):
+    for index in range(7):
+        image = np.full([4, 4, 1], index, np.uint8)
+        (tmp_path / f"{index}.png").write_bytes(tf.io.encode_png(image).numpy())
+    name = f"image_folder:{tmp_path}"
+    stream, num_steps = datasets.training_stream(
+        name, batch_size=5, seed=3, position=lambda: 0
     )
-    context = tf.distribute.InputContext
-
-    def parts(worker, num_workers, replicas):
-        """What the replicas of one worker read, step by step."""
-        made = []
-        with pytest.MonkeyPatch.context() as patch, strategy.scope():
-            patch.setattr(type(strategy), "num_replicas_in_sync", replicas)
-            patch.setattr(
-                type(strategy),
-                "distribute_datasets_from_function",
-                lambda self, make: made.append(
-                    make(context(num_workers, worker, replicas))
-                ),
-            )
-            datasets.training_stream("grey", batch_size=100, seed=3, position=lambda: 0)
-        return arrays(made[0].take(15 * replicas // num_workers))
-
-    four = [parts(worker, 2, 4) for worker in range(2)]
-    for step, batch in enumerate(whole):
-        rows = [part for worker in four for part in worker[2 * step : 2 * step + 2]]
-        np.testing.assert_array_equal(np.concatenate(rows), batch)
-        sizes = [len(part) for part in rows]
-        assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
+    batches = arrays(stream.take(num_steps))
+    assert [len(batch) for batch in batches] == [5, 2]
+    check_replicas(name, batches, batch_size=5, seed=3)
 
 
 def test_load_dataset_has_the_cardinality_of_an_epoch():
@@ -363,7 +338,7 @@ def test_a_file_with_another_checksum_is_refused(manual, name):
     for file in tfds_source.filenames(builder).values():
         (manual / file).write_bytes(b"not the published file")
     with pytest.raises(datasets.DatasetNotFoundError) as error:
-        tfds_source.read(name, TFDS_NAMES[name], "test", 1)
+        tfds_source.read(name, TFDS_NAMES[name], "test", 1, image_shape=(28, 28, 1))
     for part in (name, "wrong checksum", str(manual), "whole and unchanged"):
         assert part in str(error.value)
     assert not list(pathlib.Path(builder.data_dir_root, builder.name).glob("*"))
@@ -390,7 +365,9 @@ def test_chardata_is_upright_shuffled_and_recorded(manual):
         ("train[30:]", train[30:]),
         ("test", test),
     ):
-        read = tfds_source.read("omniglot", "omniglot28", split, len(expected))
+        read = tfds_source.read(
+            "omniglot", "omniglot28", split, len(expected), image_shape=(28, 28, 1)
+        )
         images = read.gather(tf.range(len(read))).numpy()
         np.testing.assert_array_equal(images, expected)
     recorded = tfds_source.builder("omniglot28").info.metadata
@@ -581,7 +558,13 @@ def test_large_datasets_are_read_from_a_file(tmp_path, monkeypatch):
         "builder",
         lambda name: MappedTestImages(data_dir=str(tmp_path)),
     )
-    read = functools.partial(tfds_source.read, "mapped", "mapped_test_images", "train")
+    read = functools.partial(
+        tfds_source.read,
+        "mapped",
+        "mapped_test_images",
+        "train",
+        image_shape=(4, 4, 3),
+    )
     stored = read(7, in_memory=False)
     assert len(stored) == 7
     gathered = tf.function(stored.gather)(tf.constant([5, 0, 5], tf.int64))

@@ -288,6 +288,15 @@ def test_size_channels_and_levels(tmp_path):
         np.testing.assert_array_equal(found, np.full((1, 4, 4, 1), value))
 
 
+def test_small_pictures_are_enlarged_and_counted(tmp_path):
+    write(tmp_path / "a.png", np.full((8, 12, 3), 7, np.uint8))
+    write(tmp_path / "b.png", np.full((9, 7, 3), 8, np.uint8))
+    found, (said,) = images(tmp_path, size=8)
+    assert "1 file with a side shorter than" in said and "'b.png' (9x7)" in said
+    np.testing.assert_array_equal(found[:, :, :, 0], np.full((2, 8, 8), [[[7]], [[8]]]))
+    assert not images(tmp_path, size=7)[1]
+
+
 def test_options_in_the_name(tmp_path):
     write(tmp_path / "a.png")
     write(tmp_path / "b.png")
@@ -313,9 +322,9 @@ def test_without_a_size_all_files_have_one(tmp_path):
 
 
 def test_a_folder_without_images(tmp_path):
-    with pytest.raises(ValueError, match="holds none for the split 'train'"):
+    with pytest.raises(ValueError, match="holds none for the split 'train'. Put"):
         splits(tmp_path)
-    with pytest.raises(NotADirectoryError, match="nowhere"):
+    with pytest.raises(NotADirectoryError, match="nowhere', which is not there. Give"):
         splits(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="which is a URL"):
         splits("gs://bucket/images")

@@ -200,9 +200,49 @@ def test_init_from_another_architecture_keeps_what_fits(run, tmp_path):
 def test_init_for_another_image_shape_is_fine_tuning(run):
     """The same layers: by the recipe that goes on from trained weights."""
     entry = make_entry(arguments={"image_shape": [8, 12, 1]})
-    assert not training._Start.find(run[0], entry, None).is_other
+    start = training._Start.find(run[0], entry, None)
+    assert not start.is_other
+    assert not start.fits(entry, None) and start.fits(entry, [8, 8, 1])
     wider = make_entry(arguments={"latent_size": 3})
     assert training._Start.find(run[0], wider, None).is_other
+
+
+def write_pictures(folder, num, *, size=(20, 24)):
+    folder.mkdir(parents=True)
+    levels = np.random.default_rng(num).integers(0, 256, (num, *size, 3), np.uint8)
+    for index, image in enumerate(levels):
+        data = tf.io.encode_png(image).numpy()
+        (folder / f"{index}.png").write_bytes(data)
+    return folder
+
+
+def test_weights_that_fit_another_image_shape_are_fine_tuned(run, tmp_path):
+    """And what starts anew is initialised on the images."""
+    folder = write_pictures(tmp_path / "pictures" / "val", 6).parent
+    write_pictures(folder / "train", 12)
+    with pytest.warns(UserWarning, match="initialised anew") as caught:
+        model = training.train(
+            run[0],
+            out=tmp_path / "run",
+            init="zoo",
+            dataset=f"image_folder:{folder}",
+            image_shape=(20, 24, 1),
+            max_steps=1,
+            changes={"training.learning_rate": 1e-9},
+            verbose=0,
+        )
+    assert model.image_shape == (20, 24, 1)
+    (message,) = [str(w.message) for w in caught if "initialised" in str(w.message)]
+    assert "image_shape=(20, 24, 1)" in message
+    before = weights.variables_by_name(run[1])
+    after = weights.variables_by_name(model)
+    anew = {name for name in after if before[name].shape != after[name].shape}
+    assert anew and all(name in message for name in anew)
+    for name in after.keys() - anew:
+        np.testing.assert_allclose(after[name], before[name], atol=1e-6)
+    entry = vaezoo.describe(tmp_path / "run")
+    assert entry.evaluation.split == "validation" and entry.paper is None
+    assert entry.training.kl_warmup_steps == 0 and len(entry.history) == 2
 
 
 def test_init_from_weights_of_which_none_fits(run, tmp_path):
@@ -657,11 +697,7 @@ def test_a_precision_policy_is_of_the_model_alone():
 
 @pytest.mark.slow
 def test_another_dataset_gives_the_model_its_shape(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), np.uint8)
-    (tmp_path / "images").mkdir()
-    for i, image in enumerate(images):
-        data = tf.io.encode_png(image).numpy()
-        (tmp_path / "images" / f"{i}.png").write_bytes(data)
+    write_pictures(tmp_path / "images", 6)
     model = training.train(
         make_entry(batch_size=4),
         out=tmp_path / "run",

@@ -85,6 +85,29 @@ def read(
     return np.broadcast_to(levels, (*levels.shape[:2], channels)).copy()
 
 
+def crop_and_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Crops an image at its centre to an aspect, and resizes it by averaging areas.
+
+    Args:
+        image: uint8 `[rows, columns, channels]`.
+        height: of the result.
+        width: of the result.
+
+    Returns:
+        uint8 `[height, width, channels]`.
+    """
+    import tensorflow as tf
+
+    rows, columns = image.shape[:2]
+    scale = min(rows / height, columns / width)
+    crop = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (rows - crop[0]) // 2, (columns - crop[1]) // 2
+    image = image[top : top + crop[0], left : left + crop[1]]
+    with tf.device("CPU"):
+        resized = tf.image.resize(image, (height, width), method="area")
+    return np.clip(np.rint(resized.numpy()), 0, 255).astype(np.uint8)
+
+
 def _pixels(path):
     """Levels and alpha as stored: uint8 or uint16 `[height, width, 1 to 4]`."""
     try:

@@ -90,7 +90,12 @@ class ImageFolder:
         if size is not None:
             pair = (size, size) if np.ndim(size) == 0 else size
             size = checks.integers("size", pair, of=("height", "width"))
-        channels = checks.choice("channels", channels, (None, 1, 3))
+        channels = checks.choice(
+            "channels",
+            channels,
+            (None, 1, 3),
+            advice="Files are of grey or of colours; give a model of such images.",
+        )
         levels = checks.choice("levels", levels, (2, 256))
         checks.choice("unreadable", unreadable, ("skip", "refuse"))
         checks.choice("background", background, tuple(_BACKGROUNDS))
@@ -99,7 +104,8 @@ class ImageFolder:
         if not root.is_dir():
             raise NotADirectoryError(
                 f"image_folder:PATH needs a folder. Received: PATH={str(root)!r}, "
-                f"which is {'a file' if root.exists() else 'not there'}."
+                f"which is {'a file' if root.exists() else 'not there'}. Give the "
+                "folder that the images are in."
             )
 
         files = list(image_listing.walk(root))
@@ -123,10 +129,18 @@ class ImageFolder:
             _refuse_other_sizes(root, infos, first.size)
         wide = {path: info for path, info in infos.items() if info.largest is not None}
         guessed = _depth(wide.values()) if wide and bits is None else None
-        _warn(root, files, broken, outside, wide if guessed not in (None, 16) else {})
+        height, width = size or first.size
+        small = {
+            path: "x".join(map(str, info.size))
+            for path, info in infos.items()
+            if info.size[0] < height or info.size[1] < width
+        }
+        narrow = wide if guessed not in (None, 16) else {}
+        _warn(root, files, broken, outside, narrow, small)
         return cls(
             image_shape=(
-                *(size or first.size),
+                height,
+                width,
                 channels or (1 if first.is_grey else 3),
             ),
             levels=levels,
@@ -189,7 +203,7 @@ class ImageFolder:
                     f"{_CHANGED} Received: {str(path)!r} of {image.shape[0]}x"
                     f"{image.shape[1]} where {height}x{width} is expected."
                 )
-            image = _crop_and_resize(image, height, width)
+            image = image_files.crop_and_resize(image, height, width)
         return (image >= 128).astype(np.uint8) if self.levels == 2 else image
 
 
@@ -237,7 +251,8 @@ class FolderImages:
         import tensorflow as tf
 
         def decode(indices):
-            return np.stack([self._folder.decode(self._paths[i]) for i in indices])
+            images = [self._folder.decode(self._paths[i]) for i in indices]
+            return np.reshape(images, [-1, *self._folder.image_shape]).astype(np.uint8)
 
         return tf.numpy_function(decode, [indices], tf.uint8, stateful=False)
 
@@ -286,7 +301,8 @@ def _refuse_empty(root, paths, broken):
             raise ValueError(
                 f"An image folder needs files that end in "
                 f"{', '.join(image_files.SUFFIXES)}. Received: PATH={str(root)!r}, "
-                f"which holds none{unread} for the split {split!r}."
+                f"which holds none{unread} for the split {split!r}. Put images "
+                "there, or give another folder."
             )
 
 
@@ -308,7 +324,7 @@ def _depth(infos):
     return next(bits for bits in _DEPTHS if largest < 2**bits)
 
 
-def _warn(root, files, broken, outside, narrow):
+def _warn(root, files, broken, outside, narrow, small):
     """One warning of all that is not as its owner may think."""
     unknown = [p for p in files if _is_image_of_another_kind(p)]
     parts = []
@@ -333,6 +349,11 @@ def _warn(root, files, broken, outside, narrow):
             f"{_count(narrow)} of 16 bits hold levels of {_depth(narrow.values())} "
             f"bits at most and are read as such; give bits=16 if they are darker "
             f"pictures: {_named(root, [*narrow])}"
+        )
+    if small:
+        parts.append(
+            f"{_count(small)} with a side shorter than that of the images, to which "
+            f"they are enlarged: {_named(root, small)}"
         )
     if parts:
         _warn_once(f"Image folder {str(root)!r}: {'; '.join(parts)}.")
@@ -365,16 +386,3 @@ def _named(root, paths):
         texts.append(f"{str(path.relative_to(root))!r}{said}")
     more = len(paths) - len(texts)
     return ", ".join(texts) + f" and {more:,} more" * bool(more)
-
-
-def _crop_and_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    import tensorflow as tf
-
-    rows, columns = image.shape[:2]
-    scale = min(rows / height, columns / width)
-    crop = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = (rows - crop[0]) // 2, (columns - crop[1]) // 2
-    image = image[top : top + crop[0], left : left + crop[1]]
-    with tf.device("CPU"):
-        resized = tf.image.resize(image, (height, width), method="area")
-    return np.clip(np.rint(resized.numpy()), 0, 255).astype(np.uint8)

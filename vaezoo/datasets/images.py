@@ -90,3 +90,24 @@ class MappedImages:
             lambda rows: np.array(self._images[rows]), [indices], tf.uint8
         )
         return tf.ensure_shape(images, [indices.shape[0], *self._images.shape[1:]])
+
+
+class HalvedImages:
+    """Images of half the height and width, the integer means of 2x2 levels.
+
+    Args:
+        images: `Images` of an even height and width.
+    """
+
+    def __init__(self, images):
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def gather(self, indices):
+        import tensorflow as tf
+
+        images = tf.cast(self._images.gather(indices), tf.int32)
+        rows = images[:, ::2] + images[:, 1::2]
+        return tf.cast((rows[:, :, ::2] + rows[:, :, 1::2]) // 4, tf.uint8)

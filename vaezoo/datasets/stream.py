@@ -177,9 +177,10 @@ def _batches(definition, split, *, batch_size, shuffle, seed, crop_size=None):
 
         index = tf.range(border(part), border(part + 1))
         if shuffle:
+            # It refuses an empty vector, which a part of a small last batch may be.
             index = tf.random.experimental.index_shuffle(
-                index, tf.stack([seed, epoch]), num_images - 1
-            )
+                tf.concat([index, [start]], 0), tf.stack([seed, epoch]), num_images - 1
+            )[:-1]
         x = images.gather(index)
         if resample:
             key = [info.binarization_seed, 0] if fixed else [seed, epoch]

@@ -37,6 +37,7 @@ def read(
     tfds_split: str,
     num_images: int,
     *,
+    image_shape: tuple[int, int, int],
     in_memory: bool = True,
 ) -> Images:
     """Reads one split from TFDS, which downloads and prepares the dataset if need be.
@@ -46,6 +47,7 @@ def read(
         tfds_name: its name in TFDS.
         tfds_split: a TFDS split, such as `"train[:55000]"`.
         num_images: how many the split has by the dataset's protocol.
+        image_shape: `(height, width, channels)` of each of them.
         in_memory: without, images are copied once into a file beside TFDS's, of the
             size of the pixels, and read from there as they are asked for.
 
@@ -63,7 +65,7 @@ def read(
         data = source.as_dataset(split=tfds_split, batch_size=-1, shuffle_files=False)
         images = ImageArray(tfds.as_numpy(data)["image"])
     else:
-        images = MappedImages(_copied_file(source, tfds_split))
+        images = MappedImages(_copied_file(source, tfds_split, image_shape))
     if len(images) != num_images:
         raise ValueError(
             f"{tfds_split!r} of the dataset {name!r} (TFDS {tfds_name!r}) must have "
@@ -74,7 +76,7 @@ def read(
     return images
 
 
-def _copied_file(source, split: str) -> pathlib.Path:
+def _copied_file(source, split: str, image_shape) -> pathlib.Path:
     """The `.npy` file of a split, written, whole or not at all, if it is not there."""
     import numpy as np
     import tensorflow_datasets as tfds
@@ -84,8 +86,8 @@ def _copied_file(source, split: str) -> pathlib.Path:
     folder = local_path(source.data_dir, name="TFDS_DATA_DIR")
     path = folder / f"vaezoo-{split}.npy"
     if not path.exists():
-        num_images = source.info.splits[split].num_examples
-        shape = (num_images, *source.info.features["image"].shape)
+        # A feature of TFDS's need not know the shape of its images.
+        shape = (source.info.splits[split].num_examples, *image_shape)
         data = source.as_dataset(split=split, batch_size=1000, shuffle_files=False)
         with atomic_path(path) as temporary:
             images = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
@@ -100,8 +102,14 @@ def _copied_file(source, split: str) -> pathlib.Path:
 def filenames(builder) -> dict[str, str]:
     """Returns the published names of the files of a TFDS builder, by URL."""
     # Our builders share one list of checksums, and not every file is in it.
+    if hasattr(builder, "FILES"):
+        return builder.FILES
     known = {url: info.filename for url, info in (builder.url_infos or {}).items()}
-    return getattr(builder, "FILES", known)
+    config = builder.builder_config
+    if config is None:
+        return known
+    # All configurations of a builder are in one list too: 32x32 and 64x64.
+    return {url: name for url, name in known.items() if config.name in name}
 
 
 def manual_dir(builder) -> pathlib.Path:
@@ -128,6 +136,8 @@ def _prepare(builder, name: str) -> None:
                 )
     try:
         builder.download_and_prepare()
+    except ImportError:  # of a package, which the message names
+        raise
     except Exception as error:
         raise DatasetNotFoundError(
             f"TFDS could not prepare the dataset {name!r} (TFDS {builder.name!r}) in "

@@ -22,6 +22,8 @@ _EXPERIMENTS = {
     "fame/kl": ("fame", "kl"),
     "fame/masking": ("fame", "masking"),
     "fame/generation": ("fame", "generation"),
+    "pixelvae/decoders": ("pixelvae", "decoders"),
+    "pixelvae/layers": ("pixelvae", "layers"),
     "pixelvaepp/conditional": ("pixelvaepp", "conditional"),
     "pixelvaepp/prior": ("pixelvaepp", "prior"),
     "pixelvaepp/mixing": ("pixelvaepp", "mixing"),

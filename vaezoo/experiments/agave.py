@@ -12,12 +12,14 @@ from vaezoo import checks, datasets, plots, sampling, units
 from vaezoo.experiments.comparison import (
     Variant,
     base_entry,
+    cell,
     changes,
-    estimate,
     num_parameters,
     of_the_zoo,
+    short_recipe,
     test_images,
     train_variant,
+    train_variants,
     write,
 )
 from vaezoo.zoo import recipes, registry
@@ -107,7 +109,7 @@ def conditional(out, *, seed, verbose, epochs=None, images=_SHOWN):
         f"256, means of {images} draws with standard errors; f(z) holds none of the "
         "detail. The paper has a picture and no figures."
     )
-    rows = [[_cell(own), _cell(others), _cell(others - own)]]
+    rows = [[cell(own), cell(others), cell(others - own)]]
     header = ["to the own f(z)", "to another one", "difference"]
     return write(out, "AGAVE conditional", text, header, rows, picture)
 
@@ -135,7 +137,7 @@ def interpolation(out, *, seed, verbose, epochs=None, images=4):
     rows, pictures = [], []
     for index in range(_SHOWN):
         distances = _distances(shown[:, index], drawn[:, index])
-        rows.append([f"{shares[index]:.2f}", _cell(distances)])
+        rows.append([f"{shares[index]:.2f}", cell(distances)])
     blank = np.full_like(shown[:, 0], 255)
     for pair in range(images):
         ends = [data[2 * pair], *[blank[pair]] * (_SHOWN - 2), data[2 * pair + 1]]
@@ -182,7 +184,7 @@ def collapse(out, *, seed, verbose, epochs=None, images=256):
         shown = _shown(model, values)
         drawn = _draw_each(model, values, 2, seed)
         own = _distances(shown[:, None], drawn).mean(axis=1)
-        rows.append([f"{steps:,}", _cell(kl), _cell(bits), _cell(own)])
+        rows.append([f"{steps:,}", cell(kl), cell(bits), cell(own)])
         pictures.extend([shown, drawn[:, 0], drawn[:, 1]])
         labels.extend([f"f(z), {steps:,} steps", "drawn with it", "again"])
 
@@ -235,8 +237,8 @@ def samples(out, *, seed, verbose, epochs=None, images=256):
         ("AGAVE", agave, "2.92"),
     ):
         elbo = np.asarray(model.elbo(data, seed=seed), float)
-        bits = _cell(units.bits_per_dim(elbo, model.num_dims))
-        rows.append([label, f"{num_parameters(model):,}", bits, paper])
+        bits = cell(units.bits_per_dim(elbo, model.num_dims))
+        rows.append([label, num_parameters(model), bits, paper])
         if model is agave:
             pictures += [_shown(model, values), model.decode(values, seed=seed).numpy()]
             labels += ["AGAVE, f(z)", "AGAVE"]
@@ -272,18 +274,15 @@ def _sweep(
     shown = data[:_SHOWN]
     rows, kls, pictures, labels = [], [], [shown], ["test images"]
     for label, variant in variants.items():
-        models = [
-            train_variant(
-                entry,
-                variant,
-                out=out,
-                dataset=_DATASET,
-                epochs=epochs,
-                seed=run,
-                verbose=options["verbose"],
-            )
-            for run in seeds
-        ]
+        models = train_variants(
+            entry,
+            variant,
+            out=out,
+            dataset=_DATASET,
+            epochs=epochs,
+            seeds=seeds,
+            verbose=options["verbose"],
+        )
         kl, cells = _measured(models, data, seed)
         kls.append(kl)
         rows.append([label, *cells, variant.paper.get(_DATASET, "-")])
@@ -328,7 +327,7 @@ def _measured(models, data, seed):
         (units.bits_per_dim(-reconstruction, first.num_dims), 3),
         (units.bits_per_dim(-reconstruction - kl, first.num_dims), 3),
     ]
-    return kl.mean(), [_cell(values, digits) for values, digits in cells]
+    return kl.mean(), [cell(values, digits=digits) for values, digits in cells]
 
 
 def _reconstructions_and_samples(model, images, seed):
@@ -371,11 +370,6 @@ def _distances(first, second):
     return np.sqrt((difference**2).mean(axis=(-3, -2, -1)))
 
 
-def _cell(values, digits=2):
-    mean, error = estimate(values.reshape(-1, values.shape[-1]))
-    return f"{mean:.{digits}f} ± {error:.{digits}f}"
-
-
 def _model(out, *, epochs, seed, verbose):
     """The zoo's model if it has weights, else a small run; and a sentence on it."""
     entry = registry.describe(_ENTRY)
@@ -401,19 +395,11 @@ def _model(out, *, epochs, seed, verbose):
 
 def _recipe(epochs):
     """What differs in a recipe for joint runs of so many epochs."""
-    per_epoch = -(-datasets.info(_DATASET).splits["train"] // _BATCH_SIZE)
-    steps = epochs * per_epoch
-    return {
-        "optimizer": "adam",
-        "learning_rate": 0.003,
-        "learning_rate_warmup_steps": min(100, steps // 4),
-        "learning_rate_decay": {"schedule": "linear"},
-        "beta_2": 0.99,
-        "gradient_clip": {"by": "global_norm", "limit": 0.5, "unit": "per_dim"},
-        "kl_weight": _LAMBDA,
-        "kl_warmup_steps": int(_WARMUP * steps),
-        "kl_warmup_start": 0.02,
-        "ema_momentum": 0.995,
-        "batch_size": _BATCH_SIZE,
-        "precision": "float32",
-    }
+    recipe = short_recipe(
+        _DATASET,
+        epochs,
+        batch_size=_BATCH_SIZE,
+        kl_warmup=_WARMUP,
+        ema_momentum=0.995,
+    )
+    return recipe | {"kl_weight": _LAMBDA}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vaezoo import datasets, plots, units
+from vaezoo import datasets, evaluation, plots, units
 from vaezoo.files import atomic_path
 from vaezoo.training.run import train
 from vaezoo.zoo import provenance, registry
@@ -47,6 +47,7 @@ def compare(
     arguments=None,
     recipe=None,
     columns=None,
+    samples=None,
 ):
     """Train and measure variants of an entry, and write a table and a picture.
 
@@ -62,6 +63,8 @@ def compare(
         arguments, recipe: dicts of what differs in the entry's model and recipe, of all
             variants, or `None`.
         columns: dict of heading to a function from a model to a cell, or `None`.
+        samples: True for a picture of samples of all models; `None` for the test
+            images, decompressed.
 
     Returns:
         The path of the table.
@@ -72,23 +75,20 @@ def compare(
     seeds = range(seed, seed + num_seeds)
     measured, cells, pictures, labels = {}, {}, [shown], ["test images"]
     for label, variant in variants.items():
-        models = [
-            train_variant(
-                entry,
-                variant,
-                out=out,
-                dataset=dataset,
-                epochs=epochs,
-                seed=run,
-                verbose=verbose,
-            )
-            for run in seeds
-        ]
-        measured[label] = _measure(models, data, num_importance_samples, seed)
+        models = train_variants(
+            entry,
+            variant,
+            out=out,
+            dataset=dataset,
+            epochs=epochs,
+            seeds=seeds,
+            verbose=verbose,
+        )
+        measured[label] = measure(models, data, num_importance_samples, seed)
         first = models[0]
-        cells[label] = [label, f"{num_parameters(first):,}"]
+        cells[label] = [label, num_parameters(first)]
         cells[label] += [function(first) for function in (columns or {}).values()]
-        if first.latent_shapes:
+        if first.latent_shapes and not samples:
             drawn = first.reconstruct(shown, seed=seed, jit=False)
         else:
             drawn = first.sample(len(shown), seed=seed, jit=False)
@@ -102,13 +102,13 @@ def compare(
     header += [f"{bound} minus that of {reference}", "in the paper"]
     for label, rows in measured.items():
         cells[label] += [
-            _cell(in_unit(rows["elbo"])),
-            _cell(rows["kl"]),
-            _cell(rows["kl"] / math.log(2)),
-            _cell(in_unit(rows["bound"])),
+            cell(in_unit(rows["elbo"])),
+            cell(rows["kl"]),
+            cell(rows["kl"] / math.log(2)),
+            cell(in_unit(rows["bound"])),
             "-"
             if label == reference
-            else _cell(in_unit(rows["bound"] - measured[reference]["bound"]), sign="+"),
+            else cell(in_unit(rows["bound"] - measured[reference]["bound"]), sign="+"),
             variants[label].paper.get(dataset, "-"),
         ]
     picture = plots.image_grid(
@@ -117,13 +117,11 @@ def compare(
         levels=first.levels,
         labels=labels,
     )
+    drawn = "decompressions of the test images above, or samples of a model without"
+    drawn = "samples" if samples else f"{drawn} latents,"
     text = (
-        f"Epochs of `{dataset}` each: {epochs}, by the recipe of `{entry_name}`"
-        f"{changes(arguments, recipe)}; {_runs(seeds)}. Bounds on the first "
-        f"{len(data):,} test images, which all models score with the same noise; "
-        f"differences are paired, image by image. {_errors(seeds)} "
-        "In the picture: decompressions of the test images "
-        f"above, or samples of a model without latents, of seed {seed}."
+        f"{budget(entry_name, arguments, recipe, dataset, epochs, data, seeds)} "
+        f"In the picture: {drawn} of seed {seed}."
     )
     return write(out, title, text, header, list(cells.values()), picture)
 
@@ -141,18 +139,63 @@ def base_entry(name, arguments=None, recipe=None):
 def train_variant(entry, variant, *, out, dataset, epochs, seed, verbose):
     """Train a variant of a `base_entry`, or take up the run that is there; the model.
 
-    Runs are in folders by what differs, so that experiments share those in common.
+    Runs are in folders by entry and what differs, so that experiments share those in
+    common.
     """
-    name = _run_name(variant)
+    differing = variant.arguments | variant.recipe
+    name = _slug(" ".join(f"{k} {v}" for k, v in differing.items())) or "default"
+    entry = _changed(entry, name, variant.arguments, variant.recipe)
     return train(
-        _changed(entry, name, variant.arguments, variant.recipe),
-        out=Path(out) / "runs" / dataset / name / f"seed_{seed}",
+        entry,
+        out=Path(out) / "runs" / dataset / entry.name / f"seed_{seed}",
         dataset=dataset,
         epochs=epochs,
         seed=seed,
         resume=True,
         verbose=verbose,
     )
+
+
+def train_variants(entry, variant, *, seeds, **options):
+    """A list of models of `train_variant`, one a seed."""
+    return [train_variant(entry, variant, seed=seed, **options) for seed in seeds]
+
+
+def short_recipe(dataset, epochs, *, batch_size, kl_warmup, ema_momentum):
+    """What differs in a recipe for runs of few epochs, in which latents stay in use.
+
+    Args:
+        dataset: name of the dataset.
+        epochs: int.
+        batch_size: int.
+        kl_warmup: float, the part of the steps in which the KL weight rises to 1.
+        ema_momentum: float, of the moving average of the weights.
+
+    Returns:
+        A dict of keys of a recipe.
+    """
+    steps = epochs * steps_per_epoch(dataset, batch_size)
+    return {
+        "optimizer": "adam",
+        "learning_rate": 0.003,
+        "learning_rate_warmup_steps": min(100, steps // 4),
+        "learning_rate_decay": {"schedule": "linear"},
+        "beta_1": 0.9,
+        "beta_2": 0.99,
+        "epsilon": 1e-7,
+        "gradient_clip": {"by": "global_norm", "limit": 0.5, "unit": "per_dim"},
+        "kl_warmup_steps": int(kl_warmup * steps),
+        "kl_warmup_start": 0.02,
+        "ema_momentum": ema_momentum,
+        "split": "train",
+        "batch_size": batch_size,
+        "precision": "float32",
+    }
+
+
+def steps_per_epoch(dataset, batch_size):
+    """Steps of an epoch of a dataset's training images."""
+    return -(-datasets.info(dataset).splits["train"] // batch_size)
 
 
 def changes(*dicts):
@@ -192,6 +235,65 @@ def test_images(dataset, num):
     return np.concatenate(parts)[:num]
 
 
+def num_parameters(model):
+    """A cell: the number of a model's trainable parameters."""
+    count = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    return f"{count:,}"
+
+
+def receptive_field(model):
+    """A cell: the number of pixels that the decoder sees when it draws one."""
+    return f"{evaluation.receptive_field(model).sum()} pixels"
+
+
+def measure(models, data, num_importance_samples, seed):
+    """What models make of the same images, of one noise.
+
+    Args:
+        models: list of models.
+        data: uint8 images.
+        num_importance_samples: int, K of the bound.
+        seed: int.
+
+    Returns:
+        dict of "elbo", "kl" and "bound" (log-likelihoods) to nats, float64
+        `[models, images]`.
+    """
+    rows = {"elbo": [], "kl": [], "bound": []}
+    for model in models:
+        terms = model.elbo_terms(data, seed=seed)
+        rows["elbo"].append(terms["elbo"])
+        rows["kl"].append(terms["kl"])
+        rows["bound"].append(
+            model.log_likelihood(
+                data, num_importance_samples=num_importance_samples, seed=seed
+            )
+        )
+    return {name: np.asarray(values, np.float64) for name, values in rows.items()}
+
+
+def cell(values, *, sign="", digits=2):
+    """A cell: mean and standard error of `values`, `[seeds, images]` or `[images]`."""
+    mean, error = estimate(np.atleast_2d(values))
+    return f"{mean:{sign}.{digits}f} ± {error:.{digits}f}"
+
+
+def budget(entry_name, arguments, recipe, dataset, epochs, data, seeds):
+    """Words for what was trained, on what, and what the bounds are of.
+
+    Args:
+        entry_name, arguments, recipe, dataset, epochs: as of `compare`.
+        data: the test images.
+        seeds: range of the training seeds.
+    """
+    return (
+        f"Epochs of `{dataset}` each: {epochs}, by the recipe of `{entry_name}`"
+        f"{changes(arguments, recipe)}; {_runs(seeds)}. Bounds on the first "
+        f"{len(data):,} test images, which all models score with the same noise; "
+        f"differences are paired, image by image. {_errors(seeds)}"
+    )
+
+
 def write(out, title, text, header, rows, picture):
     """Write `<title>.md`, a text and a table, and `<title>.png`; the table's path.
 
@@ -219,11 +321,6 @@ def _slug(text):
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
-def _run_name(variant):
-    changes = variant.arguments | variant.recipe
-    return _slug(" ".join(f"{k} {v}" for k, v in changes.items())) or "default"
-
-
 def _changed(entry, suffix, arguments, recipe):
     """An untrained entry of no paper: `entry` with other arguments and recipe keys."""
     content = entry.model_dump() | {
@@ -240,36 +337,11 @@ def _changed(entry, suffix, arguments, recipe):
     return type(entry).model_validate(content)
 
 
-def num_parameters(model):
-    """Parameters of a model that are trained, an int."""
-    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
-
-
-def _measure(models, data, num_importance_samples, seed):
-    """Log-likelihoods and KL in nats, float64 `[models, images]`, of a shared noise."""
-    rows = {"elbo": [], "kl": [], "bound": []}
-    for model in models:
-        terms = model.elbo_terms(data, seed=seed)
-        rows["elbo"].append(terms["elbo"])
-        rows["kl"].append(terms["kl"])
-        rows["bound"].append(
-            model.log_likelihood(
-                data, num_importance_samples=num_importance_samples, seed=seed
-            )
-        )
-    return {name: np.asarray(values, np.float64) for name, values in rows.items()}
-
-
 def _unit(model):
     """The unit of bounds, as papers have it, and its function from log-likelihoods."""
     if model.levels == 2:
         return "nats", lambda nats: -nats
     return "bits/dim", lambda nats: units.bits_per_dim(nats, model.num_dims)
-
-
-def _cell(values, *, sign=""):
-    mean, error = estimate(values)
-    return f"{mean:{sign}.2f} ± {error:.2f}"
 
 
 def _runs(seeds):

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from vaezoo import evaluation, plots, sampling
-from vaezoo.experiments.comparison import estimate, of_the_zoo, test_images, write
+from vaezoo.experiments.comparison import cell, of_the_zoo, test_images, write
 from vaezoo.training.run import train
 from vaezoo.zoo import registry
 
@@ -101,9 +101,9 @@ def masking(out, *, seed, verbose, dataset=None, epochs=None, images=500):
     losses = {name: -np.float64(np.concatenate(parts)) for name, parts in nats.items()}
     rows = []
     for name, values in losses.items():
-        cells = [name, _plus_minus(values)]
+        cells = [name, cell(values)]
         paired = values - losses["image and z"]
-        rows.append([*cells, "-" if not paired.any() else _plus_minus(paired)])
+        rows.append([*cells, "-" if not paired.any() else cell(paired)])
     picture = plots.image_grid(
         np.concatenate([data[:10] * np.uint8(255), *pictures.values()]),
         columns=len(data[:10]),
@@ -162,11 +162,6 @@ def generation(out, *, seed, verbose, dataset=None, epochs=None):
     )
     header = ["model", "images", "seconds", "range", "seconds an image"]
     return write(out, "FAME generation", text, header, rows, picture)
-
-
-def _plus_minus(values):
-    mean, error = estimate(values[None])
-    return f"{mean:.2f} ± {error:.2f}"
 
 
 def _trained(name, out, *, dataset, epochs, seed, verbose):

@@ -11,14 +11,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vaezoo import checks, datasets, plots, sampling
+from vaezoo import checks, plots, sampling
 from vaezoo.experiments.comparison import (
     Variant,
     base_entry,
+    cell,
     changes,
     compare,
-    estimate,
     of_the_zoo,
+    short_recipe,
+    steps_per_epoch,
     test_images,
     train_variant,
     write,
@@ -188,8 +190,8 @@ def mixing(out, *, seed, verbose, dataset="mnist_static", epochs=None):
         rows.append(
             [
                 f"{updates:,}",
-                _cell(fair),
-                _cell(images),
+                cell(fair),
+                cell(images),
                 f"{fair.mean() - images.mean():+.2f} ± "
                 f"{math.sqrt(variance / len(data)):.2f}",
                 f"{_correlation(energies['later'][0], energies['later'][updates]):.2f}",
@@ -254,7 +256,7 @@ def temperatures(out, *, epochs=_EPOCHS, dataset="mnist_static", **options):
     apart, and at .1 the gradient is too noisy; that lowering the temperature makes
     results worse, and that raising it changes nothing.
     """
-    steps = epochs * _steps_per_epoch(_checked(dataset))
+    steps = epochs * steps_per_epoch(_checked(dataset), _BATCH_SIZE)
 
     def annealed(first, last):
         return {
@@ -367,13 +369,8 @@ def _correlation(first, second):
     return np.corrcoef(first, second)[0, 1]
 
 
-def _cell(values):
-    mean, error = estimate(values[None])
-    return f"{mean:.2f} ± {error:.2f}"
-
-
 def _thousands(distances):
-    return _cell(distances / 1_000)
+    return cell(distances / 1_000)
 
 
 def _model(label, out, *, dataset, epochs, seed, verbose):
@@ -430,26 +427,8 @@ def _checked(dataset):
     return checks.choice("dataset", dataset, _DATASETS)
 
 
-def _steps_per_epoch(dataset):
-    return -(-datasets.info(dataset).splits["train"] // _BATCH_SIZE)
-
-
 def _recipe(dataset, epochs):
     """What differs in a recipe for runs of so many epochs."""
-    steps = epochs * _steps_per_epoch(dataset)
-    return {
-        "optimizer": "adam",
-        "learning_rate": 0.003,
-        "learning_rate_warmup_steps": min(100, steps // 4),
-        "learning_rate_decay": {"schedule": "linear"},
-        "beta_1": 0.9,
-        "beta_2": 0.99,
-        "epsilon": 1e-7,
-        "gradient_clip": {"by": "global_norm", "limit": 0.5, "unit": "per_dim"},
-        "kl_warmup_steps": int(_WARMUP * steps),
-        "kl_warmup_start": 0.02,
-        "ema_momentum": 0.995,
-        "split": "train",
-        "batch_size": _BATCH_SIZE,
-        "precision": "float32",
-    }
+    return short_recipe(
+        dataset, epochs, batch_size=_BATCH_SIZE, kl_warmup=_WARMUP, ema_momentum=0.995
+    )

@@ -120,7 +120,9 @@ class Data:
             raise ValueError(
                 f"The dataset must have the model's image_shape={model.image_shape} "
                 f"and levels={model.levels}. Received: {name!r} with image_shape="
-                f"{info.image_shape}, levels={info.levels}."
+                f"{info.image_shape}, levels={info.levels}. Give another dataset, or "
+                "train a model of such images; `vaezoo list --dataset` finds those of "
+                "a dataset."
             )
 
     def num_images(self, recipe):

@@ -82,9 +82,10 @@ def train(
             from the entry's trained weights by the `fine_tune` recipe, with a new
             optimizer, and neither KL warm-up nor data-dependent initialisation. The
             same from other weights: the folder of a run, a file, or a name of the zoo.
-            Where that is an entry whose model has another class or other arguments than
-            the images' shape, the weights that fit are kept, a warning names the
-            others, which start anew, and the run is by the `training` recipe.
+            Where the images have another shape, or the model another class or other
+            arguments, the weights that fit are kept, and a warning names the others,
+            which start anew, initialised on the first batch. From another class or
+            other arguments than the images' shape, the run is by the `training` recipe.
         changes: dict of what differs in the recipe that the run trains by, such as
             `{"training.learning_rate": 0.003}`; see `vaezoo.zoo.recipes.changed`.
         seed: int, of initial weights, data order, binarization and noise; None for the
@@ -147,6 +148,7 @@ def train(
     dataset = dataset or entry.dataset
     shape = image_shape and list(checks.image_shape(image_shape))
     shape = shape or _image_shape(entry, dataset)
+    is_whole = start is not None and start.fits(entry, shape)
 
     with contextlib.ExitStack() as stack:
         if is_chief:
@@ -156,8 +158,9 @@ def train(
         keep_freed_memory()
         keras.utils.set_random_seed(recipes[0].seed)
         with strategy.scope(), image_model.precision(recipes[0].precision):
-            path = None if start is None or start.is_other else start.path
-            model = registry.build(entry, weights=path, image_shape=shape)
+            model = registry.build(
+                entry, weights=start.path if is_whole else None, image_shape=shape
+            )
 
         data = phases.Data(dataset, model)
         if is_chief and verbose:
@@ -170,7 +173,7 @@ def train(
             recipes, saved, more_epochs=more_epochs, changes=changes, data=data
         )
         phases.check(recipes, model, data)
-        run = _run_entry(entry, recipes, dataset, shape, start)
+        run = _run_entry(entry, recipes, data, shape, start)
         progress = Progress(run.history)
         if saved is not None:
             checkpoints.check_same_run(saved, run)
@@ -194,7 +197,7 @@ def train(
         model.zoo_entry = run
         if saved is None and not model.data_initialized:
             model.initialize(data.first_batch(recipes[0]))
-        if saved is None and start is not None and start.is_other:
+        if saved is None and start is not None and not is_whole:
             registry.read_fitting_weights(model, start.path)
         callbacks = [RaiseOnNonFinite(), progress]
         if is_chief:
@@ -234,6 +237,7 @@ class _Start:
     name: str
     path: Path
     history: list[entries.TrainingRecord]
+    entry: entries.ZooEntry | None = None  # what they are of, where it is known
     is_other: bool = False  # of another architecture
 
     @classmethod
@@ -247,7 +251,8 @@ class _Start:
                 f'{entry.name!r}, which has none. Train it from scratch: init="none".'
             )
         if init == "zoo":
-            return cls(entry.name, registry.find_weights(source), entry.history)
+            path = Path(registry.find_weights(source))
+            return cls(entry.name, path, entry.history, entry)
         file = files.local_path(init, name="init")
         if not file.exists() and init not in registry.list_models():
             raise ValueError(
@@ -260,7 +265,18 @@ class _Start:
             return cls(path.name, path, history)
         other = registry.find_entry(init)
         is_other = _architecture(other) != _architecture(entry)
-        return cls(other.name, path, [] if is_other else other.history, is_other)
+        history = [] if is_other else other.history
+        return cls(other.name, path, history, other, is_other)
+
+    def fits(self, entry, image_shape):
+        """Whether all weights are those of an entry's model, for a shape of images.
+
+        A file of which no more is known is taken for the entry's own.
+        """
+        usual, own = (
+            e.model.arguments.get("image_shape") for e in (entry, self.entry or entry)
+        )
+        return not self.is_other and (image_shape or usual) == own
 
     @classmethod
     def of_run(cls, out):
@@ -377,16 +393,22 @@ def _say_what_differs(entry, dataset, model, data):
         )
 
 
-def _run_entry(entry, recipes, dataset, shape, start):
+def _run_entry(entry, recipes, data, shape, start):
     """The entry of the run, before it has weights."""
-    model = entry.model
+    model, paper, evaluation = entry.model, entry.paper, entry.evaluation
+    if data.info.name != entry.dataset:
+        paper = None  # whose figures are of other images
+    if not set(evaluation.split.split("+")) <= set(data.info.splits):
+        evaluation = evaluation.model_copy(update={"split": [*data.info.splits][-1]})
     if shape is not None:
         arguments = model.arguments | {"image_shape": shape}
         model = model.model_copy(update={"arguments": arguments})
     return entry.model_copy(
         update={
             "model": model,
-            "dataset": dataset,
+            "dataset": data.info.name,
+            "evaluation": evaluation,
+            "paper": paper,
             "training": recipes[0] if len(recipes) == 1 else recipes,
             "weights": None,
             "measured": [],

@@ -6,6 +6,12 @@ folder is used, and checked alike, instead of a download.
 """
 
 from vaezoo.datasets.builders.caltech101 import Caltech101Silhouettes
+from vaezoo.datasets.builders.lsun import LsunBedroom64
 from vaezoo.datasets.builders.omniglot import Omniglot28, OmniglotSmall28
 
-__all__ = ["Caltech101Silhouettes", "Omniglot28", "OmniglotSmall28"]
+__all__ = [
+    "Caltech101Silhouettes",
+    "LsunBedroom64",
+    "Omniglot28",
+    "OmniglotSmall28",
+]
