@@ -9,6 +9,7 @@ keras_backend.require_tensorflow()
 _MODULES = {
     "ConvVLAE": "vlae_cifar",
     "FAME": "fame",
+    "HierarchicalPixelVAE": "hierarchical_pixelvae",
     "PixelCNNPP": "pixelcnnpp",
     "PixelVAE": "pixelvae",
     "PixelVAEPP": "pixelvaepp",
