@@ -9,6 +9,7 @@ distribution are compared on the same noise, and must give the same image.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -113,9 +114,23 @@ def fold_in(seeds, data):
     return tf.bitcast(value, tf.int64)
 
 
+def seeds_of(seeds, name):
+    """The seeds of what has a name: a latent, or the pixels.
+
+    Args:
+        seeds: int64 `[batch]`, for all of them; or a dict of such by name.
+        name: str.
+
+    Returns:
+        int64 `[batch]`.
+    """
+    return seeds[name] if isinstance(seeds, Mapping) else seeds
+
+
 def _row_noise(draw, seeds, shape, name):
     import tensorflow as tf
 
+    seeds = seeds_of(seeds, name)
     tag = tf.constant(zlib.crc32(name.encode()), tf.int64)
     return tf.map_fn(
         lambda seed: draw(shape, seed=tf.stack([seed, tag])),
@@ -130,7 +145,7 @@ def row_uniforms(seeds, shape, name):
     Call it outside XLA, which draws other numbers from the same seed.
 
     Args:
-        seeds: int64 `[batch]`.
+        seeds: int64 `[batch]`, or a dict of such by `name`.
         shape: static shape of one row's noise.
         name: str. What the noise is for; two names never share noise.
 
