@@ -88,8 +88,9 @@ class HierarchicalPixelVAE(VAE):
         pixel_level_pixelcnn: bool. Without, pixels are independent given the latents.
         higher_level_pixelcnn: bool. Without, `p(z1 | z2)` is a diagonal Gaussian.
         pooled: bool. Whether q(z2 | x) sees the mean over places of the last maps.
-        prior_scale_floor_steps: int. Training steps over which a floor under the scales
-            of `p(z1 | z2)` falls from 1 to 0; there is none in evaluation.
+        prior_scale_floor_steps: int. The first training steps, over which a floor under
+            the scales of `p(z1 | z2)` falls from 1 to 0; 0 for none. There is none in
+            evaluation, nor where the training of weights goes on.
 
     Raises:
         ValueError: if an argument breaks its rule.
@@ -146,6 +147,16 @@ class HierarchicalPixelVAE(VAE):
         if embedding_size:
             self.embedding = LevelEmbedding(
                 self.levels, embedding_size, name="embedding"
+            )
+        self._prior_scale_floor = None
+        if prior_scale_floor_steps and z1_channels:
+            self._prior_scale_floor = self.add_weight(
+                name="prior_scale_floor",
+                shape=(),
+                initializer="ones",
+                trainable=False,
+                autocast=False,
+                aggregation="only_first_replica",
             )
         self._build_paths()
         self._build_pixels()
@@ -341,12 +352,17 @@ class HierarchicalPixelVAE(VAE):
 
     @property
     def prior_scale_floor(self):
-        """Of the training step being computed: a float, or a float32 scalar."""
-        steps = self._config["prior_scale_floor_steps"]
-        if not steps or not self.compiled:
-            return 0.0
-        step = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.float32)
-        return tf.maximum(1.0 - step / steps, 0.0)
+        """That of the next training step: saved with the weights, a float32 scalar."""
+        if self._prior_scale_floor is None:
+            return tf.constant(0.0)
+        return tf.convert_to_tensor(self._prior_scale_floor)
+
+    def after_step(self, seed):
+        """Lower the floor under the prior's scales."""
+        if self._prior_scale_floor is None or self.mode == "decoder":
+            return
+        lower = self.prior_scale_floor - 1.0 / self._config["prior_scale_floor_steps"]
+        self._prior_scale_floor.assign(tf.maximum(lower, 0.0))
 
     def generate(self, seeds, *, temperature):
         """`z2 ~ N(0, I)`, then `z1 ~ p(z1 | z2)` place by place; scales x temperature.
