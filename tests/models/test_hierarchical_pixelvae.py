@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 import tiny
 from vaezoo.distributions import heads
 from vaezoo.distributions import images as image_distributions
+from vaezoo.evaluation import receptive_field
 from vaezoo.models import computations
 from vaezoo.models.hierarchical_pixelvae import HierarchicalPixelVAE
 
@@ -146,6 +147,14 @@ def test_no_leak_and_the_order_of_colours(embedded):
     for before in range(channels):
         for after in range(before + 1, channels):
             assert np.all(moved[pixels + before, pixels + after] > 1e-6)
+
+
+def test_the_gradient_sees_what_is_seen(embedded):
+    """Through vectors of levels too: the field of 5x5-A and four 3x3-B."""
+    scaled = receptive_field(tiny.shared("pixelvae2"))
+    np.testing.assert_array_equal(receptive_field(embedded), scaled)
+    # Of its own pixel G sees R; to the right, rows above.
+    assert scaled[-1, :5].all() and not scaled[-1, 5:].any() and scaled[-2, 5]
 
 
 def prior_and_maps(model, num=1, seed=0):

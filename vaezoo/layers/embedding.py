@@ -4,13 +4,34 @@ import keras
 import tensorflow as tf
 
 
+@tf.custom_gradient
+def _look_up(levels, table):
+    """Rows of `table` at levels, whole floats; their slope is between neighbours."""
+    index = tf.cast(tf.round(levels), tf.int32)
+
+    def gradient(upstream):
+        last = table.shape[0] - 1
+        after = tf.gather(table, tf.minimum(index + 1, last))
+        slope = after - tf.gather(table, tf.maximum(index - 1, 0))
+        by_levels = tf.reduce_sum(tf.cast(upstream * slope, levels.dtype), axis=-1)
+        by_table = tf.math.unsorted_segment_sum(
+            tf.reshape(upstream, [-1, table.shape[1]]),
+            tf.reshape(index, [-1]),
+            table.shape[0],
+        )
+        return by_levels, by_table
+
+    return tf.gather(table, index), gradient
+
+
 @keras.saving.register_keras_serializable(package="vaezoo")
 class LevelEmbedding(keras.layers.Layer):
     """A trained vector for each level, the same one in every channel.
 
     Maps levels scaled to [-1, 1], `[..., channels]`, to `[..., size * channels]`;
-    feature `j` is of channel `j mod channels`, as masked layers order them. There is no
-    gradient by the levels.
+    feature `j` is of channel `j mod channels`, as masked layers order them. The
+    gradient by a level is between its neighbours' vectors, so that it shows what
+    depends on it.
 
     Args:
         levels: int. Values of a channel.
@@ -36,9 +57,8 @@ class LevelEmbedding(keras.layers.Layer):
 
     def lookup(self, values, table):
         """`call`, with the table as a tensor `[levels, size]`."""
-        levels = tf.cast(values, tf.float32) + 1.0
-        levels = tf.cast(tf.round(levels * (0.5 * (self.levels - 1))), tf.int32)
-        vectors = tf.linalg.matrix_transpose(tf.gather(table, levels))
+        levels = (tf.cast(values, tf.float32) + 1.0) * (0.5 * (self.levels - 1))
+        vectors = tf.linalg.matrix_transpose(_look_up(levels, table))
         sizes = [tf.shape(values)[:-1], [self.size * values.shape[-1]]]
         vectors = tf.reshape(vectors, tf.concat(sizes, 0))
         return tf.ensure_shape(vectors, self.compute_output_shape(values.shape))
