@@ -14,6 +14,7 @@ from vaezoo.distributions import images as image_distributions
 from vaezoo.evaluation import receptive_field
 from vaezoo.models import computations
 from vaezoo.models.hierarchical_pixelvae import HierarchicalPixelVAE
+from vaezoo.zoo import weights
 
 SMALL_64 = {
     "widths": (64, 64, 128, 256, 512),
@@ -163,7 +164,7 @@ def prior_and_maps(model, num=1, seed=0):
     seeds = tf.constant([seed], tf.int64)
     latents, _ = computations.posterior(model, tf.constant(images), seeds)
     z2, z1 = (np.repeat(latents[key].value, num, axis=0) for key in ("z2", "z1"))
-    return model._z1_prior(tf.constant(z2)), z1
+    return model.z1_prior(tf.constant(z2)), z1
 
 
 def test_the_prior_of_z1_sees_no_channel_of_its_own_place():
@@ -320,7 +321,7 @@ def test_latents_are_clipped_before_they_are_decoded():
     scores = [model.likelihood(values).log_prob(images) for values in (far, at)]
     np.testing.assert_array_equal(*scores)
     z1 = np.zeros([1, 4, 4, 2], np.float32)
-    scores = [model._z1_prior(values["z2"]).log_prob(z1) for values in (far, at)]
+    scores = [model.z1_prior(values["z2"]).log_prob(z1) for values in (far, at)]
     np.testing.assert_array_equal(*scores)
 
 
@@ -338,7 +339,7 @@ def test_the_floor_under_the_priors_scale_is_of_early_training_only():
         return float(tf.reduce_min(z1.prior.normal(z1.value).distribution.scale))
 
     model.compile(keras.optimizers.SGD(0.0))
-    weights = model.get_weights()
+    start = model.get_weights()
     for floor in (1.0, 0.75, 0.5, 0.25, 0.0, 0.0):
         assert float(model.prior_scale_floor) == floor
         assert smallest_scale() >= floor
@@ -346,13 +347,13 @@ def test_the_floor_under_the_priors_scale_is_of_early_training_only():
     assert smallest_scale() < 0.75
     for at_start in (True, False):
         if at_start:
-            model.set_weights(weights)
+            model.set_weights(start)
         else:  # statistics are those of the other model
             model._prior_scale_floor.assign(0.0)
         for name, value in model.elbo_terms(images).items():
             np.testing.assert_array_equal(value, expected[name])
     # A phase of the decoder alone leaves it for the joint one.
-    model.set_weights(weights)
+    model.set_weights(start)
     model.begin_phase("decoder")
     model.compile(keras.optimizers.SGD(0.0))
     model.fit(images, batch_size=8, verbose=0)
@@ -404,10 +405,18 @@ def test_joint_training_starts_where_the_decoder_ended(embedded):
     assert embedded.modes == ("joint",)
 
 
-def test_the_levels_vectors_are_one_table(embedded):
+def test_the_levels_vectors_are_one_table(embedded, tmp_path):
     """Of the encoder and the PixelCNN, counted and saved once."""
     tables = [v for v in embedded.trainable_variables if v.name == "table"]
     assert len(tables) == 1 and tables[0].shape == (5, 3)
+    path = weights.write_weights(embedded, tmp_path / "w.h5", dtype="float32")
+    keras.utils.set_random_seed(1)
+    other = HierarchicalPixelVAE.from_config(embedded.get_config())
+    assert weights.read_weights(other, path) == []
+    images = tiny.images_for(embedded, 2)
+    expected = embedded.elbo_terms(images)
+    for name, value in other.elbo_terms(images).items():
+        np.testing.assert_array_equal(value, expected[name])
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ class HierarchicalPixelVAE(VAE):
         loc, scale = features["z1"]
         z1 = loc + scale * sampling.row_normals(seeds, self._z1_shape, "z1")
         posterior = inference.diagonal_normal(loc, scale, event_ndims=3)
-        prior, kl = self._z1_prior(z2, training=training), None
+        prior, kl = self.z1_prior(z2, training=training), None
         if self._config["higher_level_pixelcnn"]:
 
             def kl():
@@ -327,8 +327,16 @@ class HierarchicalPixelVAE(VAE):
         latents["z1"] = inference.Latent(z1, posterior, prior, kl=kl)
         return latents, None
 
-    def _z1_prior(self, z2, *, training=False):
-        """`p(z1 | z2)`, in training with the floor under its scales."""
+    def z1_prior(self, z2, *, training=False):
+        """`p(z1 | z2)`, in training with the floor under its scales.
+
+        Args:
+            z2: float32 `[batch, z2_size]`.
+            training: bool.
+
+        Returns:
+            A distribution over `[height, width, z1_channels]`, batch shape `[batch]`.
+        """
         head = heads.Normal(
             self._z1_shape[-1],
             min_scale=self.prior_scale_floor if training else 0.0,
@@ -403,7 +411,7 @@ class HierarchicalPixelVAE(VAE):
 
 
 def _draw_z1(model, z2, noise, temperature):
-    prior = model._z1_prior(z2)
+    prior = model.z1_prior(z2)
     if isinstance(prior, image_distributions.AutoregressiveMaps):
         return prior.draw(noise, temperature=temperature, in_graph=True)
     scale = temperature[:, None, None, None] * prior.distribution.stddev()
