@@ -256,6 +256,8 @@ def test_kl_of_z1_is_of_the_draw():
         latents, _ = model.infer(features, seeds=seeds)
         z1 = latents["z1"]
         found.append(z1.kl_divergence().numpy())
+        scored = z1.prior.normal(z1.value).log_prob(z1.value)
+        np.testing.assert_allclose(z1.prior.log_prob(z1.value), scored, rtol=1e-5)
         kls = [
             tfp.distributions.kl_divergence(z1.posterior, z1.prior.normal(value))
             for value in (z1.value, z1.posterior.mean())
