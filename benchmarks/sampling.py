@@ -2,6 +2,7 @@
 
     python benchmarks/sampling.py [--batch 1 16] [--networks masked rgb fame_cifar10]
     python benchmarks/sampling.py --trained [--batch 1 16]
+    python benchmarks/sampling.py --large [pixelvae2_imagenet64 ...]
 
 A network is `masked` (28x28x1, binary), `rgb` (32x32x3, 256-way, R > G > B) or
 `pixelcnnpp` (32x32x3, 32 filters, 2 residual blocks a resolution), which the goals are
@@ -14,7 +15,10 @@ anything is printed.
 With `pixelcnnpp`, TensorFlow Probability's `PixelCNN.sample` is measured in the same
 run, in a graph, for as many filters, residual blocks, resolutions and components; its
 kernels are larger, so that it has more parameters. `--trained` compares only the graph
-with XLA, for every model of the zoo that has weights.
+with XLA, for every model of the zoo that has weights. `--large` is of full-size models,
+of which the naive loop would take hours: its time is that of one pass, times the passes
+of the pixels (what it would need for latents is left out). The image is checked to be
+what one pass makes of the same noise.
 """
 
 import argparse
@@ -26,12 +30,15 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from common import (
+    in_new_process,
     masked_network,
     num_parameters,
     print_machine,
     print_table,
     seconds,
 )
+
+from vaezoo import sampling
 
 # (network, batch): naive / XLA and naive / graph, at least; XLA / forward and the first
 # call's seconds, at most
@@ -43,6 +50,7 @@ GOALS = {
     ("pixelcnnpp", 1): (120, 0, math.inf, 15),
     ("pixelcnnpp", 16): (120, 0, 2.5, 15),
 }
+LARGE_GOAL = 120  # seconds of an image, at most
 PIXELCNNPP = {"filters": 32, "num_resnets": 2, "num_components": 10}
 
 
@@ -193,6 +201,59 @@ def compare_trained(batches):
     print_table(["model", "batch", "graph s", "XLA s", "graph/XLA"], rows)
 
 
+def check_is_of_its_noise(distribution, image, uniforms):
+    """Each sub-pixel is the draw given those before it, in one pass; but for ties."""
+    head = distribution.parameters["head"]
+    params = tf.reshape(distribution.params(image), [-1, head.num_outputs])
+    values = tf.reshape(tf.cast(image, tf.float32), [-1, head.num_channels])
+    noise = tf.reshape(uniforms, [-1, head.num_uniforms])
+    ones, drawn = tf.ones_like(noise[:, :1]), values
+    for step in range(head.steps_per_pixel):
+        drawn += (
+            head.draw(params, noise, values=values, step=step, temperature=ones)
+            - values
+        )
+    different = np.mean(drawn != values)
+    assert different < 1e-3, different
+
+
+def measure_large(name):
+    """Seconds of a model's parts, and of drawing one image; its weights are random."""
+    from vaezoo.zoo import registry
+
+    model = registry.load(name, weights=None)
+    seeds = sampling.row_seeds(0, 1)
+    values, context = model.generate(tf.constant(seeds), temperature=tf.ones([1]))
+    distribution = model.likelihood(values, context=context, seeds=seeds)
+
+    def sample():
+        return model.sample(1, seed=seeds)
+
+    image, first_call = first_seconds(sample)
+    uniforms = sampling.row_uniforms(seeds, distribution.noise_shape, "pixels")
+    check_is_of_its_noise(distribution, image, uniforms)
+    one_pass = seconds(tf.function(distribution.params), image, repeats=3)
+    height, width, _ = model.image_shape
+    num_passes = height * width * model.head.steps_per_pixel
+    return one_pass, num_passes, first_call, seconds(sample, repeats=1)
+
+
+def compare_large(names):
+    """Print the time of an image against the naive loop's, extrapolated."""
+    rows = []
+    for name in names:
+        one_pass, num_passes, first_call, taken = in_new_process(measure_large, name)
+        naive = one_pass * num_passes
+        verdict = "met" if taken < LARGE_GOAL else "missed"
+        cells = [f"{naive / 3600:.1f}", f"{first_call:.1f}", f"{taken:.2f}"]
+        rows.append(
+            [name, f"{one_pass:.3f}", num_passes, *cells, f"{naive / taken:.0f}x"]
+            + [verdict]
+        )
+    header = ["model", "a pass, s", "passes", "naive h", "first call s", "sample s"]
+    print_table([*header, "naive/sample", f"goal {LARGE_GOAL} s"], rows)
+
+
 def pixelcnnpp_model():
     """The PixelCNN++ of the goals, untrained."""
     from vaezoo.models.pixelcnnpp import PixelCNNPP
@@ -235,7 +296,14 @@ def main():
     parser.add_argument(
         "--trained", action="store_true", help="the graph against XLA, for the zoo"
     )
+    parser.add_argument(
+        "--large", nargs="+", help="full-size models, the naive loop extrapolated"
+    )
     args = parser.parse_args()
+    if args.large:
+        print_machine()
+        compare_large(args.large)
+        return
     if args.trained:
         print_machine()
         compare_trained(args.batch)

@@ -49,6 +49,17 @@ def test_noise_depends_on_its_own_seed_alone(draw):
     assert draw(seeds[:0], (4, 2), "pixels").shape == (0, 4, 2)
 
 
+def test_noise_of_several_names_is_that_of_each():
+    seeds = tf.constant([5, 6, 7], tf.int64)
+    of_both = sampling.row_normals_of(seeds, (4, 2), ["z2", "z1"])
+    for noise, name in zip(of_both, ["z2", "z1"], strict=True):
+        np.testing.assert_array_equal(noise, sampling.row_normals(seeds, (4, 2), name))
+    held = {"z1": seeds, "z2": seeds + 1}
+    moved, same = sampling.row_normals_of(held, (4, 2), ["z2", "z1"])
+    np.testing.assert_array_equal(same, of_both[1])
+    assert not np.any(moved == of_both[0])
+
+
 def test_noise_has_its_distribution():
     """Mean and variance of 100,000 numbers within five standard errors."""
     seeds = tf.constant(sampling.row_seeds(0, 100))

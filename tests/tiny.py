@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from vaezoo.models.agave import AGAVE
 from vaezoo.models.fame import FAME
+from vaezoo.models.hierarchical_pixelvae import HierarchicalPixelVAE
 from vaezoo.models.iafvae import IAFVAE
 from vaezoo.models.pixelcnnpp import PixelCNNPP
 from vaezoo.models.pixelvae import PixelVAE
@@ -44,6 +45,21 @@ _FAME = {
     "latent_sizes": (2, 2, 3, 2, 3),
     "filters": 6,
     "pixelcnn_filters": 6,
+}
+
+_HIERARCHICAL = {
+    "image_shape": (8, 8, 3),
+    "levels": 5,
+    "widths": (4, 5, 6),
+    "depths": (1, 1, 1),
+    "z1_halvings": 1,
+    "z1_channels": 2,
+    "z2_size": 3,
+    "pixel_filters": 7,
+    "num_blocks": 2,
+    "prior_filters": 8,
+    "embedding_size": 0,
+    "prior_scale_floor_steps": 0,
 }
 
 # name -> (class, arguments)
@@ -116,6 +132,17 @@ CONFIGURATIONS = {
         },
     ),
     "fame_noconcat": (FAME, {**_FAME, "concatenate": False}),
+    "pixelvae2": (HierarchicalPixelVAE, _HIERARCHICAL),
+    "pixelvae2_one_level": (
+        HierarchicalPixelVAE,
+        {
+            **_HIERARCHICAL,
+            "image_shape": (8, 8, 1),
+            "z1_channels": 0,
+            "pixel_filters": 8,  # the maps are added as they are
+            "pooled": True,
+        },
+    ),
     "pixelcnnpp": (
         PixelCNNPP,
         _PIXELCNNPP,

@@ -9,6 +9,7 @@ distribution are compared on the same noise, and must give the same image.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -113,10 +114,54 @@ def fold_in(seeds, data):
     return tf.bitcast(value, tf.int64)
 
 
+def seeds_of(seeds, name):
+    """The seeds of what has a name: a latent, or the pixels.
+
+    Args:
+        seeds: int64 `[batch]`, for all of them; or a dict of such by name.
+        name: str.
+
+    Returns:
+        int64 `[batch]`.
+    """
+    return seeds[name] if isinstance(seeds, Mapping) else seeds
+
+
+def row_normals_of(seeds, shape, names):
+    """`row_normals` of several names and one shape, a row of all of them at a time.
+
+    Args:
+        seeds: int64 `[batch]`, or a dict of such by name.
+        shape: static shape of one row's noise of a name.
+        names: list of str, at least one.
+
+    Returns:
+        A list of float32 `[batch, *shape]`, one a name.
+    """
+    import tensorflow as tf
+
+    seeds = tf.stack([seeds_of(seeds, name) for name in names], axis=1)
+    tags = [tf.constant(_tag(name), tf.int64) for name in names]
+
+    def draw(row):
+        return [
+            tf.random.stateless_normal(shape, seed=tf.stack([seed, tag]))
+            for seed, tag in zip(tf.unstack(row), tags, strict=True)
+        ]
+
+    spec = [tf.TensorSpec(shape, tf.float32)] * len(names)
+    return tf.map_fn(draw, tf.cast(seeds, tf.int64), fn_output_signature=spec)
+
+
+def _tag(name):
+    return zlib.crc32(name.encode())
+
+
 def _row_noise(draw, seeds, shape, name):
     import tensorflow as tf
 
-    tag = tf.constant(zlib.crc32(name.encode()), tf.int64)
+    seeds = seeds_of(seeds, name)
+    tag = tf.constant(_tag(name), tf.int64)
     return tf.map_fn(
         lambda seed: draw(shape, seed=tf.stack([seed, tag])),
         tf.cast(seeds, tf.int64),
@@ -130,7 +175,7 @@ def row_uniforms(seeds, shape, name):
     Call it outside XLA, which draws other numbers from the same seed.
 
     Args:
-        seeds: int64 `[batch]`.
+        seeds: int64 `[batch]`, or a dict of such by `name`.
         shape: static shape of one row's noise.
         name: str. What the noise is for; two names never share noise.
 

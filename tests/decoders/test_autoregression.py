@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 
 import tiny
-from vaezoo.decoders.gated_pixelcnn import GatedPixelCNN
+from vaezoo.decoders.gated_pixelcnn import GatedPixelCNN, gate
 from vaezoo.decoders.pixelcnn import PixelCNN
+from vaezoo.decoders.residual_pixelcnn import ResidualPixelCNN
 from vaezoo.distributions import heads
 
 NETWORK = {
@@ -130,6 +131,41 @@ def test_colour_order_at_width_not_divisible_by_three(gated):
     assert np.all(np.triu(raster_matrix(jacobian)) == 0)
     here = jacobian[1, 1][:, 1, 1]
     assert np.all((here > 0) == (np.tril(np.ones((3, 3)), -1) > 0))
+
+
+def test_colour_order_of_residual_blocks():
+    """64 features, 64 maps, blocks of 128: none a multiple of 3 (T3).
+
+    The order of the two is part of the masks: swapped, a pixel would see itself.
+    """
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 4, (2, 3, 3, 3))
+    maps = tf.constant(generator.normal(size=(2, 3, 3, 64)), tf.float32)
+    head = heads.Categorical(3, levels=4)
+    network = ResidualPixelCNN(
+        num_colours=3,
+        num_outputs=head.num_outputs,
+        features=64,
+        filters=128,
+        kernel_sizes=(3, 3),
+        num_maps=64,
+    )
+
+    def outputs_of(inputs):
+        return network(inputs, maps=maps)
+
+    def swapped(inputs):
+        first, second = network.blocks
+        features = tf.concat([maps, network.first(inputs)], axis=-1)
+        gated = gate(first.gates(tf.nn.elu(features)))
+        return network.outputs(second(features + first.outer(gated)))
+
+    jacobian = influence(scores(head, outputs_of, images), images)
+    assert np.all(np.triu(raster_matrix(jacobian)) == 0)
+    here = jacobian[1, 1][:, 1, 1]
+    assert np.all((here > 0) == (np.tril(np.ones((3, 3)), -1) > 0))
+    leaking = raster_matrix(influence(scores(head, swapped, images), images))
+    assert np.any(np.triu(leaking) > 0)
 
 
 @pytest.mark.parametrize("name", ["pixelcnnpp", "pixelcnnpp_unstrided"])

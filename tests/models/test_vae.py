@@ -60,10 +60,9 @@ def test_elbo_is_the_mean_log_weight(name):
     a KL left out or doubled fails.
     """
     model = tiny.build(name)
-    parameters = getattr(getattr(model, "encoder", None), "parameters", None)
-    if parameters is not None:  # of posteriors that start next to the prior
-        gain = parameters.gain
-        gain.assign(10.0 * gain)
+    for layer in model._flatten_layers():
+        if layer.name.endswith("parameters"):  # posteriors start next to the prior
+            layer.gain.assign(10.0 * layer.gain)
     images = tiny.images_for(model, 1).repeat(1024, axis=0)
     seeds = sampling.row_seeds(0, 1024)
     weights = model.log_likelihood(images, num_importance_samples=1, seed=seeds)
@@ -163,6 +162,48 @@ def test_generation_uses_the_prior_only(name):
     values, _ = model.generate(tf.constant(seeds), temperature=tf.ones([3]))
     decoded = model.decode(values, seed=seeds).numpy()
     np.testing.assert_array_equal(model.sample(3, seed=4), decoded)
+
+
+@pytest.mark.parametrize(
+    "name",
+    tiny.others_slow([*tiny.REPRESENTATIVE, "conv_vlae", "pixelvae2", "pixelvaepp"]),
+)
+def test_seeds_by_latent(name):
+    """Each latent and the pixels have noise of their own, which can be held."""
+    model = tiny.shared(name)
+    names = [*model.latent_shapes, "pixels"]
+    plain = model.sample(3, seed=5, jit=False).numpy()
+    seed = dict.fromkeys(names, 5)
+    np.testing.assert_array_equal(model.sample(3, seed=seed, jit=False), plain)
+    temperature = tf.ones([3])
+    held, _ = model.generate(
+        tf.constant(sampling.row_seeds(5, 3)), temperature=temperature
+    )
+    for index, changed in enumerate(names):
+        seeds = {
+            key: tf.constant(sampling.row_seeds(6 if key == changed else 5, 3))
+            for key in names
+        }
+        values, _ = model.generate(seeds, temperature=temperature)
+        for above in names[:index]:
+            np.testing.assert_array_equal(values[above], held[above])
+        if changed != "pixels":
+            assert np.any(values[changed] != held[changed])
+    assert np.any(model.sample(3, seed=seed | {"pixels": 6}, jit=False) != plain)
+
+
+@pytest.mark.parametrize(
+    ("seed", "received"),
+    [
+        ({"z": 1}, "must have exactly the keys 'z', 'pixels'"),
+        ({"z": 1, "pixels": 0, "z2": 3}, "'z2': 3"),
+        ({"z": 1.5, "pixels": 0}, "seed=1.5"),
+        ({"z": np.zeros(3, np.int64), "pixels": 0}, r"shape=\(3,\)"),
+    ],
+)
+def test_bad_seeds_by_latent(seed, received):
+    with pytest.raises(ValueError, match=received):
+        tiny.shared("gated_pixelvae_noup").sample(2, seed=seed)
 
 
 @pytest.mark.parametrize("name", tiny.others_slow(tiny.WITH_LATENTS))

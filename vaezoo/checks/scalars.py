@@ -184,6 +184,25 @@ def choice(name, value, allowed, *, advice=""):
     )
 
 
+def names(name, values, *, of):
+    """Check that a mapping has a value for each of a few names, and for no other.
+
+    Args:
+        name: str, the argument's.
+        values: a mapping.
+        of: the names, each a str.
+
+    Raises:
+        ValueError: a name is missing, or there is an unknown one.
+    """
+    if set(values) != set(of):
+        raise refusal(
+            f"`{name}` by name must have exactly the keys {', '.join(map(repr, of))}.",
+            f"{name}={dict(values)!r}",
+            "Give each of them a value, equal ones where you have no choice to make.",
+        )
+
+
 def seed(value):
     """Check a seed: an int that fits in int64.
 

@@ -7,8 +7,8 @@ Variational Inference with Inverse Autoregressive Flow", section 3.
 import keras
 import tensorflow as tf
 
-from vaezoo.decoders.scan import Scanner, flatten_columns, push
-from vaezoo.layers.causal import CausalConv2D, window_product
+from vaezoo.decoders.causal_stack import CausalStackScanner
+from vaezoo.layers.causal import CausalConv2D
 
 
 @keras.saving.register_keras_serializable(package="vaezoo")
@@ -131,68 +131,17 @@ class ConvMADE(keras.layers.Layer):
         return _ConvMADEScanner(self, height, width, context)
 
 
-class _ConvMADEScanner(Scanner):
-    """Row-cached ConvMADE: each layer's sum, but for its taps on the place itself.
-
-    Everything is a list with an item for each layer; `activations` are the inputs of
-    all layers but the first, whose input is `x`.
-    """
+class _ConvMADEScanner(CausalStackScanner):
+    """Row-cached ConvMADE."""
 
     def __init__(self, network, height, width, context):
-        self.height, self.width = height, width
-        self.dtype = network.compute_dtype
-        self.layers = [*network.hidden, network.outputs]
-        kernels = [layer.kernel() for layer in self.layers]
-        pairs = list(zip(self.layers, kernels, strict=True))
-        self.above = [layer.above_kernel(kernel) for layer, kernel in pairs]
-        self.left = [layer.left_kernel(kernel) for layer, kernel in pairs]
-        self.centre = [layer.centre_kernel(kernel) for layer, kernel in pairs]
-        self.bias = [layer.static_term(kernel) for layer, kernel in pairs]
-        self.context = None
+        layers = [*network.hidden, network.outputs]
+        static = [layer.static_term(None) for layer in layers]
         if context is not None:
-            self.context = tf.transpose(tf.cast(context, self.dtype), [1, 0, 2, 3])
-
-    def activation_shapes(self, batch):
-        return [[batch, layer.num_inputs] for layer in self.layers[1:]]
-
-    def first_row(self, batch):
-        rows = [
-            tf.zeros([batch, layer.rows, self.width, layer.num_inputs], self.dtype)
-            for layer in self.layers
-        ]
-        return self._context(rows, row=0)
-
-    def _context(self, rows, *, row):
-        """The rows above, and what they give to the row `row`."""
-        terms = []
-        for layer, kernel, bias, above in zip(
-            self.layers, self.above, self.bias, rows, strict=True
-        ):
-            if layer.rows:
-                terms.append(window_product(above, kernel, layer.columns) + bias)
-            else:
-                shape = [tf.shape(above)[0], self.width, layer.filters]
-                terms.append(tf.broadcast_to(bias, shape))
-        if self.context is not None:
-            # The row after the last one is asked for, and not used.
-            terms[0] += self.context[tf.minimum(row, self.height - 1)]
-        return rows, terms
-
-    def first_column(self, batch):
-        return [
-            tf.zeros([batch, layer.columns, layer.num_inputs], self.dtype)
-            for layer in self.layers
-        ]
-
-    def before_pixel(self, context, left, row, column):
-        _, terms = context
-        return [
-            term[:, column]
-            + (tf.matmul(flatten_columns(before), kernel) if layer.columns else 0.0)
-            for layer, term, before, kernel in zip(
-                self.layers, terms, left, self.left, strict=True
-            )
-        ]
+            static[0] += tf.cast(context, network.compute_dtype)
+        super().__init__(
+            layers, width=width, dtype=network.compute_dtype, static=static
+        )
 
     def pixel(self, pre, x):
         features, activations = x, []
@@ -202,23 +151,3 @@ class _ConvMADEScanner(Scanner):
                 activations.append(features)
             features = term + tf.matmul(features, kernel)
         return features, activations
-
-    def after_pixel(self, left, activations, x):
-        return [
-            push(before, newest, axis=1)
-            for before, newest in zip(left, [x, *activations], strict=True)
-        ]
-
-    def next_row(self, context, row, xs, activations):
-        """The context of row `row + 1`.
-
-        Args:
-            xs: `[batch, width, channels]`, the finished row.
-            activations: for each layer but the first, `[width, batch, channels]`.
-        """
-        finished = [xs, *(tf.transpose(part, [1, 0, 2]) for part in activations)]
-        rows = [
-            push(above, newest, axis=1)
-            for above, newest in zip(context[0], finished, strict=True)
-        ]
-        return self._context(rows, row=row + 1)

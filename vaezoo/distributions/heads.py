@@ -343,3 +343,57 @@ class Logistic:
         """Draw all channels; the temperature is of the scales."""
         loc, log_scale = self._split(params)
         return _draw_level(loc, log_scale, uniforms, self.levels, temperature)
+
+
+def unit_scale(raw):
+    """`(softsign(raw) + 1) / 2`, a standard deviation in (0, 1), float32; .5 at 0."""
+    raw = tf.cast(raw, tf.float32)
+    tail = 0.5 / (1.0 + tf.abs(raw))  # of either side, without cancellation
+    return tf.where(raw < 0, tail, 1.0 - tail)
+
+
+class Normal:
+    """Real channels, each a normal: of maps of latents. Its noise is normal.
+
+    Output `k` of a place is the raw location (the first `num_channels`) or the raw
+    scale of channel `k mod num_channels`; with PixelVAE's authors' code
+
+        loc = 2 softsign(raw / 2),    scale = (softsign(raw) + 1) / 2
+
+    Args:
+        num_channels: int. The channels of a place are independent given those before.
+        min_scale: float or float32 scalar, the least scale.
+    """
+
+    steps_per_pixel = 1
+
+    def __init__(self, num_channels, *, min_scale=0.0):
+        self.num_channels = self.num_uniforms = num_channels
+        self.num_outputs = 2 * num_channels
+        self.min_scale = min_scale
+
+    def normalize(self, values):
+        """The network sees the values."""
+        return values
+
+    def loc_and_scale(self, params):
+        """`[..., num_outputs]` to two of `[..., channels]`, float32."""
+        loc, scale = tf.split(tf.cast(params, tf.float32), 2, axis=-1)
+        scale = tf.maximum(unit_scale(scale), self.min_scale)
+        return 2.0 * tf.nn.softsign(loc / 2.0), scale
+
+    def channel_log_probs(self, params, values):
+        """Nats a channel: `[..., num_outputs]` and `[..., channels]`."""
+        loc, scale = self.loc_and_scale(params)
+        standard = (values - loc) / scale
+        constant = 0.5 * math.log(2.0 * math.pi)
+        return -0.5 * tf.square(standard) - tf.math.log(scale) - constant
+
+    def log_prob(self, params, values):
+        """Nats a place: `[..., num_outputs]` and `[..., channels]` to `[...]`."""
+        return tf.reduce_sum(self.channel_log_probs(params, values), axis=-1)
+
+    def draw(self, params, noise, *, values, step, temperature):
+        """Draw all channels from normal noise; the temperature is of the scales."""
+        loc, scale = self.loc_and_scale(params)
+        return loc + scale * temperature * noise

@@ -1,8 +1,9 @@
-"""Distributions over images, from a head and what gives it its parameters."""
+"""Distributions over images and maps, from a head and what gives it its parameters."""
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from vaezoo import inference
 from vaezoo.decoders import scan as scans
 from vaezoo.decoders import wavefront
 
@@ -12,11 +13,14 @@ tfd = tfp.distributions
 class _Image(tfd.Distribution):
     """A distribution over uint8 images `[height, width, channels]`."""
 
+    _value_dtype = tf.uint8
+    _stateless_noise = staticmethod(tf.random.stateless_uniform)
+
     def __init__(self, head, image_shape, *, parameters, name):
         self._head = head
         self._image_shape = tuple(image_shape)
         super().__init__(
-            dtype=tf.uint8,
+            dtype=self._value_dtype,
             reparameterization_type=tfd.NOT_REPARAMETERIZED,
             validate_args=False,
             allow_nan_stats=False,
@@ -36,7 +40,7 @@ class _Image(tfd.Distribution):
 
     @property
     def noise_shape(self):
-        """Shape of one image's uniform noise: `(height, width, num_uniforms)`."""
+        """Shape of one image's noise: `(height, width, num_uniforms)`."""
         return (*self._image_shape[:2], self._head.num_uniforms)
 
     def draw(self, uniforms, *, temperature=None, known=None, in_graph=False):
@@ -58,7 +62,7 @@ class _Image(tfd.Distribution):
             temperature = tf.ones(tf.shape(uniforms)[:1])
         temperature = temperature[:, None]
         draw = self._draw_in_graph if in_graph else self._draw
-        return tf.cast(draw(uniforms, temperature, known), tf.uint8)
+        return tf.cast(draw(uniforms, temperature, known), self.dtype)
 
     def _draw_in_graph(self, uniforms, temperature, known):
         return self._draw(uniforms, temperature, known)
@@ -66,11 +70,11 @@ class _Image(tfd.Distribution):
     def _sample_n(self, n, seed=None):
         seed = tfp.random.sanitize_seed(seed)
         batch = self._batch_shape_tensor()[0]
-        uniforms = tf.random.stateless_uniform(
-            tf.concat([[n], [batch], self.noise_shape], 0), seed
+        shape = tf.concat([[n], [batch], self.noise_shape], 0)
+        noise = tf.ensure_shape(
+            self._stateless_noise(shape, seed), [None, None, *self.noise_shape]
         )
-        uniforms = tf.ensure_shape(uniforms, [None, None, *self.noise_shape])
-        return tf.map_fn(self.draw, uniforms, fn_output_signature=tf.uint8)
+        return tf.map_fn(self.draw, noise, fn_output_signature=self.dtype)
 
 
 class AutoregressiveImage(_Image):
@@ -153,7 +157,36 @@ class AutoregressiveImage(_Image):
         values = self._draw(
             uniforms, temperature[:, None], known, scan=scans.naive_scan
         )
-        return tf.cast(values, tf.uint8)
+        return tf.cast(values, self.dtype)
+
+
+class AutoregressiveMaps(AutoregressiveImage):
+    """Float maps `[height, width, channels]`, place by place in raster order.
+
+    As `AutoregressiveImage`, but that its noise is normal. The channels of a place are
+    independent given the places before it.
+
+    Args:
+        network, batch_size, conditioning: as of `AutoregressiveImage`.
+        head: a `vaezoo.distributions.heads.Normal`.
+        image_shape: `(height, width, channels)` of the maps.
+    """
+
+    _value_dtype = tf.float32
+    _stateless_noise = staticmethod(tf.random.stateless_normal)
+
+    def normal(self, values):
+        """Each element's normal given the places before it, which have `values`.
+
+        Args:
+            values: float32 `[batch, height, width, channels]`.
+
+        Returns:
+            A diagonal normal of batch shape `[batch]`: of the conditionals, each on the
+            same values, not a distribution of the maps.
+        """
+        loc, scale = self._head.loc_and_scale(self.params(values))
+        return inference.diagonal_normal(loc, scale, event_ndims=3)
 
 
 class IndependentImage(_Image):

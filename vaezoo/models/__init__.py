@@ -10,6 +10,7 @@ _MODULES = {
     "AGAVE": "agave",
     "ConvVLAE": "vlae_cifar",
     "FAME": "fame",
+    "HierarchicalPixelVAE": "hierarchical_pixelvae",
     "IAFVAE": "iafvae",
     "PixelCNNPP": "pixelcnnpp",
     "PixelVAE": "pixelvae",

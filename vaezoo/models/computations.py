@@ -158,9 +158,11 @@ def _scan(model, values, context, seeds, uniforms, temperature, known, *, in_gra
 def sample(model, seeds, temperature, *, jit=False, **options):
     """Images from the model; `temperature` is float32 `[batch]`.
 
-    `options` are the model's `sampling_options`.
+    `seeds` may be a dict too, with those of each latent and of the "pixels"; `options`
+    are the model's `sampling_options`.
     """
     values, context = model.generate(seeds, temperature=temperature, **options)
+    seeds = sampling.seeds_of(seeds, "pixels")
     return draw(model, values, context, seeds, temperature=temperature, jit=jit)
 
 

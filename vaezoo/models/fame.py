@@ -204,7 +204,7 @@ class FAME(VAE):
 
     def generate(self, seeds, *, temperature):
         """Ancestral: `z5 ~ N(0, I)`, `z_i ~ p(z_i | z_{i+1})`, scales x temperature."""
-        size = [tf.shape(seeds)[0], self.latent_sizes[-1]]
+        size = [tf.shape(temperature)[0], self.latent_sizes[-1]]
         prior = tf.zeros(size), tf.ones(size)
         values = {}
         for level in range(_NUM_LEVELS, 0, -1):

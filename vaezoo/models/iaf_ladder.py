@@ -206,7 +206,7 @@ class IAFLadder(keras.layers.Layer):
         """The latents drawn from the prior, a dict from the top down; and f(z).
 
         Args:
-            seeds: int64 `[batch]`.
+            seeds: int64 `[batch]`, or a dict of such by latent.
             temperature: float32 `[batch]`.
         """
         noise = temperature[:, None, None, None] * tf.stack(self._noise(seeds))
@@ -219,7 +219,7 @@ class IAFLadder(keras.layers.Layer):
             values[names[index]] = value
             return value
 
-        f = self._descend(draw, tf.shape(seeds)[0])
+        f = self._descend(draw, tf.shape(temperature)[0])
         return values, f
 
     def decode(self, values):
@@ -231,12 +231,8 @@ class IAFLadder(keras.layers.Layer):
         )
 
     def _noise(self, seeds):
-        """Noise of each level from the bottom up, `[batch, *latent_shape]`.
-
-        Of all of them in one draw a row.
-        """
-        shape = [len(self.levels), *self.latent_shape]
-        return tf.unstack(sampling.row_normals(seeds, shape, "z"), axis=1)
+        """Noise of each level from the bottom up, `[batch, *latent_shape]`."""
+        return sampling.row_normals_of(seeds, self.latent_shape, self.names[::-1])
 
     def _descend(self, draw, batch_size):
         top = tf.cast(self.top, self.compute_dtype)

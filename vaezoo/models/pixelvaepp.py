@@ -307,7 +307,9 @@ class PixelVAEPP(VAE):
         """`z ~ p(z)`: of the RBM, after so many Gibbs updates from fair bits."""
         if self.is_discrete:
             values = self.rbm.gibbs(
-                seeds, num_updates=num_gibbs_updates, temperature=temperature
+                sampling.seeds_of(seeds, "z"),
+                num_updates=num_gibbs_updates,
+                temperature=temperature,
             )
         else:
             noise = sampling.row_normals(seeds, [self.num_latents], "z")

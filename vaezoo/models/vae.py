@@ -99,7 +99,8 @@ class VAE(TrainedModel):
         """Draw the latents from the prior.
 
         Args:
-            seeds: int64 `[batch]`.
+            seeds: int64 `[batch]`; or a dict of such by latent, whose noise is drawn
+                by its name, as `sampling.row_normals(seeds, shape, "z")`.
             temperature: float32 `[batch]`.
             **options: those of `sampling_options`.
 
@@ -230,7 +231,7 @@ class VAE(TrainedModel):
         self,
         num: int,
         *,
-        seed: Seed | None = None,
+        seed: Seed | Mapping[str, Seed] | None = None,
         temperature: Array = 1.0,
         jit: bool = True,
         **options: int,
@@ -245,7 +246,9 @@ class VAE(TrainedModel):
         Args:
             num: int, at least 1. Number of images.
             seed: int, or int64 `[num]`, one a row; `None` for a fresh one. Row `i`
-                depends on its own seed and on nothing else.
+                depends on its own seed and on nothing else. Or a dict of such, of each
+                latent's and of the "pixels": to hold the noise of some, and draw that
+                of the others anew.
             temperature: float above 0, or `[num]`, one a row. Scales the
                 distributions of latents and pixels; 1 is the model.
             jit: bool. Whether to compile with XLA. With and without it about one
@@ -262,7 +265,11 @@ class VAE(TrainedModel):
         num = checks.integer("num", num)
         if seed is None:
             seed = secrets.randbits(63)
-        seeds = sampling.row_seeds(seed, num)
+        if isinstance(seed, Mapping):
+            checks.names("seed", seed, of=(*self.latent_shapes, "pixels"))
+            seeds = {name: sampling.row_seeds(each, num) for name, each in seed.items()}
+        else:
+            seeds = sampling.row_seeds(seed, num)
         temperatures = checks.temperatures(temperature, num)
         return self._in_batches(
             self.traced(computations.sample, jit=jit, **options),

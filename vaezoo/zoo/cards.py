@@ -206,10 +206,14 @@ def _images(record):
 
 
 def _dims_of_bits(entry):
-    """The dimensions, where the paper counts in bits a dimension; else `None`."""
-    if entry.paper and any(r.metric == "bits_per_dim" for r in entry.paper.results):
-        return math.prod(entry.model.arguments["image_shape"])
-    return None
+    """The dimensions, where bounds are in bits a dimension; else `None`.
+
+    So they are where the paper's are, and of images in colour that no paper reports.
+    """
+    results = entry.paper.results if entry.paper else []
+    shape = entry.model.arguments["image_shape"]
+    in_bits = any(result.metric == "bits_per_dim" for result in results)
+    return math.prod(shape) if in_bits or (not results and shape[2] == 3) else None
 
 
 def _papers_results(entry):
