@@ -5,7 +5,7 @@ import pytest
 
 import tiny
 from test_experiments import BUDGET, table
-from vaezoo import experiments, plots
+from vaezoo import experiments, plots, sampling
 from vaezoo.experiments import comparison, pixelvae
 from vaezoo.zoo import registry
 
@@ -147,3 +147,39 @@ def test_runs_of_digits(monkeypatch, tmp_path):
     before = [log.read_text() for log in logs]
     assert experiments.reproduce("pixelvae/layers", **options).read_text() == text
     assert [log.read_text() for log in logs] == before
+
+
+@pytest.mark.slow
+def test_noise_of_one_level_is_drawn_anew(monkeypatch, tmp_path):
+    """A row of the table is of images that differ in one level's noise."""
+    model = tiny.shared("pixelvae2")
+    monkeypatch.setattr(pixelvae, "_hierarchical", lambda out, **_: (model, "Tiny."))
+    monkeypatch.setattr(pixelvae, "_RESAMPLED", 2)
+    path = experiments.reproduce(
+        "pixelvae/resampling", out=tmp_path, images=3, seed=5, verbose=0
+    )
+    _, rows = table(path)
+    assert [row[0] for row in rows] == ["z2", "z1", "pixels"]
+    held, moved = sampling.row_seeds(5, 3), sampling.row_seeds(6, 6)
+    seeds = {name: np.repeat(held, 2) for name in ("z2", "z1", "pixels")}
+    drawn = model.sample(6, seed=seeds | {"z1": moved}).numpy().astype(float)
+    distances = np.sqrt(((drawn[1::2] - drawn[::2]) ** 2).mean(axis=(1, 2, 3)))
+    assert number(rows[1][1]) == pytest.approx(distances.mean(), abs=0.006)
+    assert path.with_suffix(".png").stat().st_size > 500
+
+
+def test_ablations_differ_in_what_they_say(calls, monkeypatch, tmp_path):
+    model = tiny.shared("pixelvae2")
+    monkeypatch.setattr(
+        comparison, "train", lambda entry, **_: calls.append(entry) or model
+    )
+    images = tiny.images_for(model, 4)
+    monkeypatch.setattr(comparison, "test_images", lambda dataset, num: images)
+    path = experiments.reproduce("pixelvae/ablations", out=tmp_path, verbose=0)
+    _, rows = table(path)
+    assert [row[0] for row in rows][0] == "two levels" and len(rows) == 4
+    arguments = [entry.model.arguments for entry in calls]
+    assert [a["z1_channels"] for a in arguments] == [8, 0, 8, 8]
+    assert arguments[2]["higher_level_pixelcnn"] is False
+    assert arguments[3]["pixel_level_pixelcnn"] is False
+    assert calls[0].training.kl_warmup_steps > 0
