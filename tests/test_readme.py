@@ -16,6 +16,7 @@ README = Path(__file__).parents[1] / "README.md"
 # Of docs/, those with steps in Python, and the dataset they need beside scikit-learn's.
 DOCUMENTS = {
     "adding_a_model.md": None,
+    "auxiliary_guidance.md": None,
     "ladder_inference.md": "cifar10",
     "lossy_codes.md": None,
     "training.md": None,
