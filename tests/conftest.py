@@ -1,5 +1,7 @@
 """What every test starts from: quiet TensorFlow, fixed seeds, a cache of its own."""
 
+import ctypes
+import gc
 import os
 import random
 import sys
@@ -18,6 +20,17 @@ def seeds():
     np.random.seed(0)
     if "keras" in sys.modules:
         sys.modules["keras"].utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def memory_given_back(request):
+    """Slow tests build models of a gigabyte, which the C library would keep."""
+    yield
+    if request.node.get_closest_marker("slow"):
+        gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)
 
 
 @pytest.fixture(autouse=True)
