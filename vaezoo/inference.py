@@ -80,7 +80,7 @@ def bounded(values, limit):
     """
     values = tf.cast(values, tf.float32)
     within = tf.clip_by_value(values, -limit, limit)
-    return within + (values - tf.stop_gradient(values))
+    return tf.stop_gradient(within) + (values - tf.stop_gradient(values))
 
 
 def bounded_log_scale(log_scale):
