@@ -197,3 +197,12 @@ def test_model_bounds(name):
             tf.constant(images), seeds, num_importance_samples=40, rows_at_once=rows
         )
         np.testing.assert_allclose(again, many, rtol=1e-4)
+
+
+def test_bounded_values_have_the_gradient_of_the_identity():
+    values = tf.constant([-20.0, -0.3, 0.0, 7.1, 20.0])
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        bounded = inference.bounded(values, 10.0)
+    np.testing.assert_array_equal(bounded, np.float32([-10.0, -0.3, 0.0, 7.1, 10.0]))
+    np.testing.assert_array_equal(tape.gradient(bounded, values), np.ones(5))
