@@ -60,9 +60,9 @@ def test_a_pixel_sees_all_of_f_and_nothing_of_pixels_after_it(model, images):
     values = computations.draws(latents)
 
     def params(images, f):
-        return model.likelihood(values, context={"f": f}, seeds=seeds).params(images)
+        return model.likelihood(values, context=f, seeds=seeds).params(images)
 
-    f = context["f"]
+    f = context
     before = params(images, f)
     last = np.zeros(f.shape, np.float32)
     last[:, -1, -1] = 0.1
@@ -78,12 +78,26 @@ def test_f_is_a_function_of_the_draws(model, images):
     latents, context = computations.posterior(model, images, seeds_for(images))
     values = computations.draws(latents)
     assert list(values) == ["z2", "z1"]
-    np.testing.assert_allclose(model.ladder.decode(values), context["f"], atol=1e-6)
+    np.testing.assert_allclose(model.ladder.decode(values), context, atol=1e-6)
     means = model.auxiliary_means(values)
     assert means.dtype == tf.uint8 and means.shape == (5, 4, 4, 3)
     for name in values:  # every level of latents reaches it
         moved = values | {name: values[name] + 1.0}
-        assert np.any(np.abs(model.ladder.decode(moved) - context["f"]) > 1e-4)
+        assert np.any(np.abs(model.ladder.decode(moved) - context) > 1e-4)
+
+
+def test_f_is_decoded_once(model, images, monkeypatch):
+    """On the way down, for both decoders: never again from the draws."""
+    seeds = seeds_for(images)
+    expected, _ = computations.elbo_terms(model, images, seeds)
+
+    def decode(values):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(model.ladder, "decode", decode)
+    terms, _ = computations.elbo_terms(model, images, seeds)
+    for name in ("reconstruction", "auxiliary"):
+        np.testing.assert_array_equal(terms[name], expected[name])
 
 
 def test_f_saturates_and_comes_back():
@@ -366,7 +380,7 @@ def test_initialisation_of_the_stream_is_by_data_and_injections_start_at_zero():
     assert len(injections) == 2 * sum(map(sum, model.network.block_counts))
     assert not any(np.any(v) for v in injections)
     latents, context = computations.posterior(model, images, seeds_for(images))
-    f = tf.repeat(tf.repeat(context["f"], 2, axis=1), 2, axis=2)
+    f = tf.repeat(tf.repeat(context, 2, axis=1), 2, axis=2)
     first = model.stream.first(2.0 * f).numpy()
     np.testing.assert_allclose(first.std((0, 1, 2)), 1, atol=0.2)
 

@@ -166,7 +166,9 @@ def test_generation_uses_the_prior_only(name):
 
 @pytest.mark.parametrize(
     "name",
-    tiny.others_slow([*tiny.REPRESENTATIVE, "conv_vlae", "pixelvae2", "pixelvaepp"]),
+    tiny.others_slow(
+        [*tiny.REPRESENTATIVE, "conv_vlae", "iafvae", "pixelvae2", "pixelvaepp"]
+    ),
 )
 def test_seeds_by_latent(name):
     """Each latent and the pixels have noise of their own, which can be held."""

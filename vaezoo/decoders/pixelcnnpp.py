@@ -159,11 +159,6 @@ class Stream:
                 **options,
             )
 
-        def double(name):
-            return ShiftedConv2DTranspose(
-                filters, stream=stream, dtype=dtype, name=f"{_NAMES[stream]}_{name}"
-            )
-
         steps = range(_NUM_LEVELS - 1)
         self.up = [resnets(f"up_{level}", num_resnets) for level in range(_NUM_LEVELS)]
         self.shrink = [

@@ -10,10 +10,9 @@ from vaezoo import checks
 from vaezoo.decoders.feature_stream import FeatureStream
 from vaezoo.distributions import heads
 from vaezoo.distributions import images as image_distributions
-from vaezoo.models.iaf_ladder import IAFLadder
+from vaezoo.models.iaf_ladder import IAFLadder, LadderVAE
 from vaezoo.models.iafvae import ladder_arguments
 from vaezoo.models.pixelcnnpp import decoder
-from vaezoo.models.vae import VAE
 
 # What y is -> the image's size by its own.
 AUXILIARY_STRIDES = {"image": 1, "half": 2, "quarter": 4, "gray": 1}
@@ -22,7 +21,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 @keras.saving.register_keras_serializable(package="vaezoo")
-class AGAVE(VAE):
+class AGAVE(LadderVAE):
     """A VAE with two decoders: of an auxiliary image y, and of the image (section 3).
 
         L = E_q[log p(x | f(z))] + E_q[log p(y | f(z))] - lambda KL(q(z | x) || p(z))
@@ -169,27 +168,13 @@ class AGAVE(VAE):
         """Those of the VAE of y."""
         return self.ladder.trainable_variables
 
-    # The paper: the VAE of y, and the PixelCNN++ on what it has decoded.
-
-    def features(self, images, *, training=False):
-        """The evidence of each level of latents."""
-        return self.ladder.features(images)
-
-    def infer(self, features, *, seeds, training=False):
-        """`z ~ q(z | x)`, the top level first, and f(z)."""
-        latents, f = self.ladder.infer(features, seeds)
-        return latents, {"f": f}
-
-    def generate(self, seeds, *, temperature):
-        """`z ~ p(z)`, the top level first, and f(z)."""
-        values, f = self.ladder.generate(seeds, temperature)
-        return values, {"f": f}
+    # The paper: the PixelCNN++ on what the VAE has decoded, and y.
 
     def likelihood(self, values, *, context=None, seeds=None, training=False):
         """`p(x | f(z))`, pixel after pixel."""
         conditioning = {}
         if values:
-            f = self.ladder.decode(values) if context is None else context["f"]
+            f = self.decoded(values, context)
             for axis in (1, 2):
                 f = tf.repeat(f, self._stride, axis=axis)
             # In the units of the image that the network sees.
@@ -205,7 +190,7 @@ class AGAVE(VAE):
 
     def auxiliary_loss(self, images, values, *, context=None):
         """`-log p(y | z)`, nats `[batch]`."""
-        f = self.ladder.decode(values) if context is None else context["f"]
+        f = self.decoded(values, context)
         params = self.ladder.logistics(f, self.auxiliary_levels)
         log_probs = self.auxiliary_head.log_prob(params, self.auxiliary_images(images))
         return -tf.reduce_sum(log_probs, axis=[1, 2])

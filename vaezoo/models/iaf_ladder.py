@@ -14,6 +14,7 @@ from vaezoo import inference, sampling
 from vaezoo.decoders.conv_made import ConvMADE
 from vaezoo.distributions import flows
 from vaezoo.layers.weight_norm import Conv2D, Conv2DTranspose
+from vaezoo.models.vae import VAE
 
 _INIT_SCALE = 0.1
 _RESIDUAL_SCALE = 0.1  # of what a block adds
@@ -261,6 +262,31 @@ class IAFLadder(keras.layers.Layer):
         loc = (levels * (f + 0.5) - 0.5) * unit - 1.0
         log_scale = tf.convert_to_tensor(self.log_scale) + math.log(levels * unit)
         return tf.concat([loc, tf.broadcast_to(log_scale, tf.shape(loc))], axis=-1)
+
+
+class LadderVAE(VAE):
+    """A VAE whose latents are those of `self.ladder`, an `IAFLadder`.
+
+    The context of a pass is f(z), which is computed once.
+    """
+
+    ladder: IAFLadder
+
+    def features(self, images, *, training=False):
+        """The evidence of each level."""
+        return self.ladder.features(images)
+
+    def infer(self, features, *, seeds, training=False):
+        """`z_L, ..., z_1 ~ q(z | x)`, the top level first, and f(z)."""
+        return self.ladder.infer(features, seeds)
+
+    def generate(self, seeds, *, temperature):
+        """`z_L, ..., z_1 ~ p(z)`, the top level first, and f(z)."""
+        return self.ladder.generate(seeds, temperature)
+
+    def decoded(self, values, context):
+        """f(z): the context of a pass, or, where it is `None`, of the draws."""
+        return self.ladder.decode(values) if context is None else context
 
 
 def _posterior_draw(network, prior, correction, evidence, noise):

@@ -9,8 +9,7 @@ import keras
 from vaezoo import checks
 from vaezoo.distributions import heads
 from vaezoo.distributions import images as image_distributions
-from vaezoo.models.iaf_ladder import IAFLadder
-from vaezoo.models.vae import VAE
+from vaezoo.models.iaf_ladder import IAFLadder, LadderVAE
 
 
 def ladder_arguments(num_levels, filters, latent_filters):
@@ -27,7 +26,7 @@ def ladder_arguments(num_levels, filters, latent_filters):
 
 
 @keras.saving.register_keras_serializable(package="vaezoo")
-class IAFVAE(VAE):
+class IAFVAE(LadderVAE):
     """A deep VAE whose posteriors are inverse autoregressive flows.
 
         p(x | z) = prod over i of Logistic(x_i; f_i(z), s_c), rounded to levels
@@ -92,23 +91,9 @@ class IAFVAE(VAE):
         self.ladder.build()
         self.finish_build()
 
-    def features(self, images, *, training=False):
-        """The evidence of each level."""
-        return self.ladder.features(images)
-
-    def infer(self, features, *, seeds, training=False):
-        """`z_L, ..., z_1 ~ q(z | x)`, and f(z)."""
-        latents, f = self.ladder.infer(features, seeds)
-        return latents, {"f": f}
-
-    def generate(self, seeds, *, temperature):
-        """`z_L, ..., z_1 ~ p(z)`, and f(z)."""
-        values, f = self.ladder.generate(seeds, temperature)
-        return values, {"f": f}
-
     def likelihood(self, values, *, context=None, seeds=None, training=False):
         """`p(x | z)`: pixels and channels independent given the latents."""
-        f = self.ladder.decode(values) if context is None else context["f"]
+        f = self.decoded(values, context)
         return image_distributions.IndependentImage(
             self.ladder.logistics(f, self.levels),
             self.head,
