@@ -288,10 +288,27 @@ def budget(entry_name, arguments, recipe, dataset, epochs, data, seeds):
     """
     return (
         f"Epochs of `{dataset}` each: {epochs}, by the recipe of `{entry_name}`"
-        f"{changes(arguments, recipe)}; {_runs(seeds)}. Bounds on the first "
+        f"{changes(arguments, recipe)}; {runs(seeds)}. Bounds on the first "
         f"{len(data):,} test images, which all models score with the same noise; "
-        f"differences are paired, image by image. {_errors(seeds)}"
+        f"differences are paired, image by image. {errors(seeds)}"
     )
+
+
+def runs(seeds):
+    """Words for how many runs a model has."""
+    if len(seeds) == 1:
+        return f"trained once, with seed {seeds[0]}"
+    return f"trained {len(seeds)} times, with seeds {seeds[0]} to {seeds[-1]}"
+
+
+def errors(seeds):
+    """Words for what standard errors are over."""
+    if len(seeds) == 1:
+        return (
+            "Standard errors are over images alone: what another training seed would "
+            "change is not in them."
+        )
+    return f"Standard errors are over images and over the {len(seeds)} training seeds."
 
 
 def write(out, title, text, header, rows, picture):
@@ -342,18 +359,3 @@ def _unit(model):
     if model.levels == 2:
         return "nats", lambda nats: -nats
     return "bits/dim", lambda nats: units.bits_per_dim(nats, model.num_dims)
-
-
-def _runs(seeds):
-    if len(seeds) == 1:
-        return f"trained once, with seed {seeds[0]}"
-    return f"trained {len(seeds)} times, with seeds {seeds[0]} to {seeds[-1]}"
-
-
-def _errors(seeds):
-    if len(seeds) == 1:
-        return (
-            "Standard errors are over images alone: what another training seed would "
-            "change is not in them."
-        )
-    return f"Standard errors are over images and over the {len(seeds)} training seeds."
