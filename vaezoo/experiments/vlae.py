@@ -20,7 +20,8 @@ _CIFAR_SIZE = {
     "widths": (24, 48),
     "flow_steps": 2,
     "flow_hidden_filters": (48, 48),
-    "filters": 32,
+    "filters": 24,
+    "num_blocks": 3,
 }
 _BUDGET = {
     "dataset": "mnist_static",
