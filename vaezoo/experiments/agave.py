@@ -251,8 +251,8 @@ def samples(out, *, seed, verbose, epochs=None, images=256):
             labels.append(label)
     picture = plots.image_grid(np.concatenate(pictures), columns=_SHOWN, labels=labels)
     text = (
-        f"{note} {other} The IAF VAE: `iafvae_cifar10`{changes(ladder, recipe | bound)}, "
-        f"{epochs or _EPOCHS} epochs. Bounds on the first {images:,} test images, with "
+        f"{note} {other} The IAF VAE: `iafvae_cifar10`"
+        f"{changes(ladder, recipe | bound)}, {epochs or _EPOCHS} epochs. Bounds on the first {images:,} test images, with "
         "standard errors; the paper's are of large models."
     )
     header = ["model", "parameters", "-ELBO, bits/dim", "in the paper"]
