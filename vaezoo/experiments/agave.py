@@ -252,8 +252,9 @@ def samples(out, *, seed, verbose, epochs=None, images=256):
     picture = plots.image_grid(np.concatenate(pictures), columns=_SHOWN, labels=labels)
     text = (
         f"{note} {other} The IAF VAE: `iafvae_cifar10`"
-        f"{changes(ladder, recipe | bound)}, {epochs or _EPOCHS} epochs. Bounds on the first {images:,} test images, with "
-        "standard errors; the paper's are of large models."
+        f"{changes(ladder, recipe | bound)}, {epochs or _EPOCHS} epochs. "
+        f"Bounds on the first {images:,} test images, with standard errors; "
+        "the paper's are of large models."
     )
     header = ["model", "parameters", "-ELBO, bits/dim", "in the paper"]
     return write(out, "AGAVE samples", text, header, rows, picture)
