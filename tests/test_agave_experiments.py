@@ -79,7 +79,7 @@ def test_variants_are_trained_by_what_differs(monkeypatch, tmp_path):
     assert asked[5] == asked[3]  # one run for both
     recipe = asked[-1][2]
     assert (recipe.kl_weight, recipe.mode) == (8.0, "joint")
-    assert recipe.kl_warmup_steps == 1563  # half of two epochs of 50,000 by 32
+    assert recipe.kl_warmup_steps == 2344  # half of three epochs of 50,000 by 32
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ _LADDER = {"num_levels": 3, "latent_filters": 16}
 # Of runs on two cores, in all experiments alike.
 _SIZE = _LADDER | {"filters": 16, "num_resnets": 1, "ladder_filters": 32}
 _BATCH_SIZE = 32
-_EPOCHS = 2
+_EPOCHS = 3
 _WARMUP = 0.5  # of the steps, over which the KL weight rises to lambda
 _LAMBDA = 8.0  # of figures 5 and 8
 _LAMBDAS = (1.0, 2.0, 4.0, 8.0, 12.0)  # figures 3 and 4

@@ -121,7 +121,7 @@ def cifar10_windows(out, **options):
     512 importance samples); and finds that of a gray window the code holds the colours,
     of a large one what goes beyond its texture.
     """
-    options = {"dataset": "cifar10", "epochs": 2} | options
+    options = {"dataset": "cifar10", "epochs": 3} | options
     variants = {
         "7x4": Variant({"window": "7x4"}, paper={"cifar10": "3.04"}),
         "5x3": Variant({"window": "5x3"}),
