@@ -59,27 +59,58 @@ def test_a_kl_that_does_not_fall_with_lambda_is_an_error(model, tmp_path):
 
 
 def test_variants_are_trained_by_what_differs(monkeypatch, tmp_path):
+    """And what is alike in two sweeps is one run, in one folder."""
     asked = []
 
-    def trained(entry, variant, **options):
-        asked.append((variant.arguments, variant.recipe, entry.training))
+    def train(entry, out, **options):
+        asked.append((entry.model.arguments, entry.training, out))
         return tiny.shared("agave")
 
-    monkeypatch.setattr(comparison, "train_variant", trained)
+    monkeypatch.setattr(comparison, "train", train)
     images = tiny.images_for(tiny.shared("agave"), 4)
     monkeypatch.setattr(agave, "test_images", lambda dataset, num: images)
     monkeypatch.setattr(agave, "_reconstructions_and_samples", lambda *_: [images] * 4)
     with pytest.raises(RuntimeError):
         experiments.reproduce("agave/lambda", out=tmp_path, num_seeds=1, verbose=0)
-    weights = [(entry.model_dump() | own)["kl_weight"] for _, own, entry in asked]
-    assert weights == [1, 2, 4, 8, 12]
+    assert [recipe.kl_weight for _, recipe, _ in asked] == [1, 2, 4, 8, 12]
     experiments.reproduce("agave/colours", out=tmp_path, num_seeds=1, verbose=0)
-    levels = [arguments.get("auxiliary_levels", 256) for arguments, _, _ in asked[5:]]
-    assert levels == [256, 32, 8]
-    assert asked[5] == asked[3]  # one run for both
-    recipe = asked[-1][2]
+    levels = [arguments.get("auxiliary_levels") for arguments, _, _ in asked[5:]]
+    assert levels == [None, 32, 8]
+    assert asked[5] == asked[3]
+    assert len({out for _, _, out in asked}) == 7
+    recipe = asked[-1][1]
     assert (recipe.kl_weight, recipe.mode) == (8.0, "joint")
     assert recipe.kl_warmup_steps == 2344  # half of three epochs of 50,000 by 32
+
+
+@pytest.mark.slow
+def test_samples_of_three_models(model, monkeypatch, tmp_path):
+    """Each row is of its model; the VAE alone is trained on its bound."""
+    names = {"IAF VAE": "iafvae", "PixelCNN++": "pixelcnnpp", "AGAVE": "agave"}
+    recipes = []
+
+    def train(entry, **options):
+        recipes.append(entry.training)
+        return tiny.shared("iafvae")
+
+    monkeypatch.setattr(comparison, "train", train)
+    alone = (tiny.shared("pixelcnnpp"), "Another.")
+    images = tiny.images_for(alone[0], 6)
+    monkeypatch.setattr(agave, "test_images", lambda dataset, num: images)
+    monkeypatch.setattr(agave, "of_the_zoo", lambda entry: alone)
+    path = experiments.reproduce(
+        "agave/samples", out=tmp_path, images=6, seed=3, verbose=0
+    )
+    assert [(r.kl_weight, r.free_bits_nats) for r in recipes] == [(1, 0)]
+    assert "kl_weight 1.0, free_bits_nats 0.0" in path.read_text()
+    rows = table(path)[1]
+    assert [row[0] for row in rows] == list(names)
+    for label, parameters, bits, _ in rows:
+        each = tiny.shared(names[label])
+        nats = np.mean(each.elbo(images, seed=3))
+        expected = -nats / (each.num_dims * np.log(2))
+        assert float(bits.split()[0]) == pytest.approx(expected, abs=0.006)
+        assert parameters == comparison.num_parameters(each)
 
 
 @pytest.mark.slow

@@ -126,6 +126,27 @@ def test_comparison_of_colour_models(trained, tmp_path):
     assert "what another training seed would change is not in them" in path.read_text()
 
 
+def test_windows_of_colour_images(trained, tmp_path):
+    """Each window is trained once a seed; a code's KL stands beside what it leaves."""
+    names = ["conv_vlae"] * 3 + ["conv_vlae_gray"]
+    images = trained(names)
+    path = experiments.reproduce(
+        "vlae/cifar10-windows", out=tmp_path, num_seeds=1, seed=2, epochs=1, **BUDGET
+    )
+    header, rows = table(path)
+    assert [row[0] for row in rows] == ["7x4", "5x3", "4x2", "7x4, gray"]
+    arguments = [entry.model.arguments for entry, _ in trained.calls]
+    assert [a["window"] for a in arguments] == ["7x4", "5x3", "4x2", "7x4"]
+    assert [a.get("grayscale", False) for a in arguments] == [False] * 3 + [True]
+    for name, row in zip(names, rows, strict=True):
+        terms = tiny.shared(name).elbo_terms(images, seed=2)
+        kl = float(row[header.index("KL, nats")].split()[0])
+        assert kl == pytest.approx(np.mean(terms["kl"]), abs=0.006)
+        bits = -np.mean(terms["elbo"]) / (images[0].size * math.log(2))
+        cell = row[header.index("-ELBO, bits/dim")]
+        assert float(cell.split()[0]) == pytest.approx(bits, abs=0.006)
+
+
 def test_masking(trained, tmp_path):
     """With both inputs it is the ELBO's reconstruction; the image alone knows no z."""
     rows = {}

@@ -139,10 +139,11 @@ def base_entry(name, arguments=None, recipe=None):
 def train_variant(entry, variant, *, out, dataset, epochs, seed, verbose):
     """Train a variant of a `base_entry`, or take up the run that is there; the model.
 
-    Runs are in folders by entry and what differs, so that experiments share those in
-    common.
+    Runs are in folders by entry and what differs from it, so that experiments share
+    those in common.
     """
-    differing = variant.arguments | variant.recipe
+    differing = _differing(variant.arguments, entry.model.arguments)
+    differing |= _differing(variant.recipe, entry.training.model_dump())
     name = _slug(" ".join(f"{k} {v}" for k, v in differing.items())) or "default"
     entry = _changed(entry, name, variant.arguments, variant.recipe)
     return train(
@@ -336,6 +337,10 @@ def write(out, title, text, header, rows, picture):
 
 def _slug(text):
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def _differing(values, base):
+    return {k: v for k, v in values.items() if k not in base or base[k] != v}
 
 
 def _changed(entry, suffix, arguments, recipe):
