@@ -87,7 +87,8 @@ def test_layers(calls, images, monkeypatch, tmp_path):
     assert {(a["filters"], a["first_kernel_size"]) for a in differing} == {(16, 5)}
     assert len({options["out"] for _, options in calls}) == 5
     recipe = calls[0][0].training
-    assert recipe.kl_warmup_steps == int(0.6 * 2 * -(-50_000 // 32))
+    assert recipe.kl_warmup_start == 0
+    assert recipe.kl_warmup_steps == int(0.9 * 2 * -(-50_000 // 32))
 
 
 def test_decoders(calls, images, monkeypatch, tmp_path):
