@@ -20,6 +20,7 @@ DOCUMENTS = {
     "ladder_inference.md": "cifar10",
     "lossy_codes.md": None,
     "training.md": None,
+    "two_levels.md": None,
 }
 
 
