@@ -146,7 +146,7 @@ def bars(values, *, labels, axis, length=320):
     title, names = _text(axis), [_text(label) for label in labels]
     ends = np.cumsum(values.reshape(len(values), -1), axis=1)
     totals = ends[:, -1]
-    numbers = [_text(f"{value:#.3g}") for value in totals]
+    numbers = [_text(f"{value:#.3g}".rstrip(".")) for value in totals]
     line = len(title) + 2 * _MARGIN
     zero = max(name.shape[1] for name in names) + 2 * _MARGIN
     end = zero + length + max(n.shape[1] for n in numbers) + 2 * _MARGIN
