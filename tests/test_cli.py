@@ -118,7 +118,7 @@ TRAIN = ("train", "pixelvae_digits", "--out", "run")
     "arguments, message",
     [
         (("sample", "pixelvae_mnist_statik"), "Did you mean 'pixelvae_mnist_static'"),
-        (("sample", "vae_mnist_static"), "weights=None"),
+        (("sample", "fame_imagenet32"), "weights=None"),
         (("sample", "pixelvae_digits", "--num", "0"), "x>=1"),
         (("sample", "pixelvae_digits", "--output", "no/x.png"), "folder"),
         (("train", "pixelvae_digits", "--out", "/proc/run"), "can be written"),

@@ -27,11 +27,11 @@ def run(*arguments):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("sample vae_mnist_static", "must have trained weights"),
-        ("complete vae_mnist_static", "must have trained weights"),
-        ("evaluate vae_mnist_static", "must have trained weights"),
-        ("export vae_mnist_static x", "must have trained weights"),
-        ("train vae_mnist_static --out x --init zoo", "must have trained weights"),
+        ("sample fame_imagenet32", "must have trained weights"),
+        ("complete fame_imagenet32", "must have trained weights"),
+        ("evaluate fame_imagenet32", "must have trained weights"),
+        ("export fame_imagenet32 x", "must have trained weights"),
+        ("train fame_imagenet32 --out x --init zoo", "must have trained weights"),
         ("train pixelvae_digits --out x --dataset none", "no dataset of this name"),
         ("evaluate pixelvae_digits --dataset digit", "Did you mean digits"),
         ("evaluate pixelvae_digits --split validation", "no such split"),
