@@ -107,3 +107,17 @@ def test_shell_steps_under_a_strategy(strategy, tmp_path):
     )
     (weights,) = tmp_path.rglob("weights.h5")
     assert (weights.parent / "log.csv").exists()
+
+
+def test_experiments_are_of_the_weights_that_ship():
+    stated = {
+        match.groups()
+        for path in (README.parent / "docs/experiments").glob("*.md")
+        for match in re.finditer(
+            r"weights of `(\w+)` \(SHA-256 (\w{8})", path.read_text(encoding="utf-8")
+        )
+    }
+    assert stated
+    for name, digest in stated:
+        weights = registry.describe(name).weights
+        assert weights.sha256.startswith(digest), f"run again what shows {name}"
