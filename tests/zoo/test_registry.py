@@ -449,6 +449,22 @@ def test_a_card_says_how_its_weights_are_made_again(configs, run_of):
     assert not entry.history and "Recipe not recorded" in cards.card(entry)
 
 
+def test_a_card_says_where_the_weights_of_its_first_run_are_from():
+    entry = registry.describe("gated_pixelvae_mnist_static")
+    other = registry.describe("pixelcnn_mnist_static")
+
+    def card_of_start(**start):
+        first = entry.history[0].model_copy(update={"init": entries.Start(**start)})
+        return cards.card(entry.model_copy(update={"history": [first]}))
+
+    shipped = {"name": other.name, "sha256": other.weights.sha256}
+    link = "[pixelcnn_mnist_static](pixelcnn_mnist_static.md)"
+    assert f"{link} has the commands" in card_of_start(**shipped)
+    assert f"other weights of {link}" in card_of_start(**shipped | {"sha256": "0" * 64})
+    for unknown in (entry.name, "weights.h5"):
+        assert "is not recorded" in card_of_start(**shipped | {"name": unknown})
+
+
 def test_a_measurement_is_added_and_the_rest_of_the_file_stays(configs, run_of):
     install(run_of(initialized_model()))
     path = configs / DIGITS.name

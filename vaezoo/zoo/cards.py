@@ -347,16 +347,28 @@ def _history(entry):
         )
         for number, record in enumerate(entry.history, start=1)
     )
-    unrecorded = ""
-    if entry.history[0].init is not None:
-        unrecorded = (
+    return (
+        "Made by\n\n```\n" + "\n".join(commands) + "\n```\n\n"
+        f"{made}.{_made_before(entry)}\n\n" + "\n".join(lines)
+    )
+
+
+def _made_before(entry):
+    """Where the weights that an entry's first run started from come from."""
+    start = entry.history[0].init
+    if start is None:
+        return ""
+    if start.name == entry.name or start.name not in registry.list_models():
+        return (
             " How the weights that the first run started from were made is not "
             "recorded, so the commands do not make the file from nothing."
         )
-    return (
-        "Made by\n\n```\n" + "\n".join(commands) + "\n```\n\n"
-        f"{made}.{unrecorded}\n\n" + "\n".join(lines)
-    )
+    other = registry.find_entry(start.name)
+    known = [other.weights, *(record.init for record in other.history)]
+    card = f"[{start.name}]({start.name}.md)"
+    if start.sha256 in {file.sha256 for file in known if file is not None}:
+        return f" {card} has the commands that made what the first run started from."
+    return f" The first run started from other weights of {card} than those that ship."
 
 
 def _origin(entry):
