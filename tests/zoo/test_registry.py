@@ -459,10 +459,33 @@ def test_a_card_says_where_the_weights_of_its_first_run_are_from():
 
     shipped = {"name": other.name, "sha256": other.weights.sha256}
     link = "[pixelcnn_mnist_static](pixelcnn_mnist_static.md)"
-    assert f"{link} has the commands" in card_of_start(**shipped)
+    assert f"{link} says how" in card_of_start(**shipped)
+    later = registry.describe("plain_pixelvae_mnist_static")
+    start = later.history[1].init
+    assert f"({later.name}.md) says how" in card_of_start(**start.model_dump())
     assert f"other weights of {link}" in card_of_start(**shipped | {"sha256": "0" * 64})
     for unknown in (entry.name, "weights.h5"):
         assert "is not recorded" in card_of_start(**shipped | {"name": unknown})
+
+
+@pytest.mark.parametrize("name", registry.list_models(trained=True))
+def test_reproduced_are_those_within_their_error_of_the_papers_nats(name):
+    entry = registry.describe(name)
+    results = entry.paper.results if entry.paper else []
+    if not results or any(result.metric == "bits_per_dim" for result in results):
+        pytest.skip("the paper has no number in nats")
+
+    def reached(result):
+        comparable = [
+            record
+            for record in entry.measured
+            if record.metric == result.metric
+            and record.num_importance_samples == result.num_importance_samples
+        ]
+        ours = max(comparable, key=lambda record: record.images, default=None)
+        return ours is not None and ours.value + ours.standard_error >= result.value
+
+    assert (entry.status == "reproduced") == all(map(reached, results))
 
 
 def test_a_measurement_is_added_and_the_rest_of_the_file_stays(configs, run_of):

@@ -364,10 +364,10 @@ def _made_before(entry):
             "recorded, so the commands do not make the file from nothing."
         )
     other = registry.find_entry(start.name)
-    known = [other.weights, *(record.init for record in other.history)]
+    known = [other.weights, *(record.init for record in other.history[1:])]
     card = f"[{start.name}]({start.name}.md)"
     if start.sha256 in {file.sha256 for file in known if file is not None}:
-        return f" {card} has the commands that made what the first run started from."
+        return f" {card} says how what the first run started from was made."
     return f" The first run started from other weights of {card} than those that ship."
 
 
