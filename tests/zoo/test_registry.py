@@ -382,6 +382,9 @@ def test_installed_weights_load_and_the_old_ones_go(configs, run_of):
     entries.append_measured(path, MEASUREMENT)
     variable = model.trainable_variables[0]
     variable.assign(variable + 1.0)
+    install(run_of(model), status="begun")
+    install(run_of(model))
+    assert registry.describe("pixelvae_digits").status == "begun"  # until it is said
     second = install(run_of(model), status="reproduced")
     assert list(first.parent.iterdir()) == [second]
     assert registry.describe("pixelvae_digits").measured == []

@@ -138,8 +138,8 @@ def _changes(texts):
 @click.option(
     "--status",
     type=click.Choice(["begun", "partial", "reproduced"]),
-    default="partial",
-    help="What the weights are, beside the paper's.",
+    help="What the weights are, beside the paper's; default: begun if they were, else "
+    "partial.",
 )
 def install(run, name, status):
     """Make the weights of the folder RUN those of the zoo's entry (maintainers).

@@ -7,7 +7,7 @@ from vaezoo.zoo import weights as weights_lib
 from vaezoo.zoo.entries import ENTRY_FILE, rewrite
 
 
-def install(run, *, name=None, status="partial"):
+def install(run, *, name=None, status=None):
     """Make a run's weights those of a zoo entry, stored as float16 in the package.
 
     With the weights come the run's history and, where it began from scratch, its
@@ -18,7 +18,9 @@ def install(run, *, name=None, status="partial"):
     Args:
         run: the folder of a run that has ended.
         name: a name of `list_models`; `None` for the entry that was trained.
-        status: "begun", "partial" or "reproduced"; see `entries.STATUSES`.
+        status: "begun", "partial" or "reproduced"; see `entries.STATUSES`. `None` for
+            "partial", or "begun" where the entry is, so that training on does not by
+            itself take away the warning of `vaezoo.load`.
 
     Returns:
         The path of the new file of weights, a `pathlib.Path`.
@@ -60,6 +62,8 @@ def install(run, *, name=None, status="partial"):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if status is None:
+        status = "begun" if entry.status == "begun" else "partial"
     digest = weights_lib.sha256(temporary)
     path = folder / f"{entry.name}-{digest[:8]}.h5"
     info = {"file": path.name, "bytes": temporary.stat().st_size, "sha256": digest}
