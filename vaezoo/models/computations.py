@@ -8,15 +8,19 @@ on nothing else. The model's public methods compile them, and exports trace them
 
 import tensorflow as tf
 
-from vaezoo import inference, sampling
+from vaezoo import checks, inference, sampling
+from vaezoo.distributions.images import AutoregressiveImage
 
 
-def elbo_terms(model, images, seeds, *, training=False):
+def elbo_terms(model, images, seeds, *, training=False, pixel_dropout=None):
     """The ELBO's terms of each image, and the latents drawn.
 
     The draw is importance sample 0 of `log_likelihood` with the same seeds. In the
     model's mode "decoder" there are no latents: the decoder alone is scored. In
     "auxiliary" the reconstruction is of the auxiliary image: its ELBO alone is.
+
+    With `pixel_dropout`, a float32 scalar, the decoder of a model with latents does not
+    see that share of the pixels, and the terms are of all pixels given the others.
 
     Returns:
         terms: dict of float32 `[batch]` nats: `elbo`, `reconstruction`, `kl` and
@@ -41,7 +45,10 @@ def elbo_terms(model, images, seeds, *, training=False):
         likelihood = model.likelihood(
             draws(latents), context=context, seeds=seeds, training=training
         )
-        reconstruction = -likelihood.log_prob(images)
+        options = {}
+        if pixel_dropout is not None and latents:
+            options["shown"] = _shown_pixels(likelihood, seeds, pixel_dropout)
+        reconstruction = -likelihood.log_prob(images, **options)
     kls = {
         name: latent.kl_divergence(training=training)
         for name, latent in latents.items()
@@ -56,6 +63,18 @@ def elbo_terms(model, images, seeds, *, training=False):
     if auxiliary is not None:
         terms["auxiliary"] = auxiliary
     return {name: value[:num_rows] for name, value in terms.items()}, latents
+
+
+def _shown_pixels(likelihood, seeds, pixel_dropout):
+    """Each pixel with probability `1 - pixel_dropout`: bool `[batch, h, w, 1]`."""
+    if not isinstance(likelihood, AutoregressiveImage):
+        raise checks.refusal(
+            "Pixel dropout is of a decoder that sees the image.",
+            "a decoder that sees the latents alone",
+            "Leave `pixel_dropout` at 0.",
+        )
+    shape = (*likelihood.event_shape[:2], 1)
+    return sampling.row_uniforms(seeds, shape, "pixel_dropout") >= pixel_dropout
 
 
 def one_row_for_none(*tensors):
