@@ -217,6 +217,44 @@ def test_joint_training_starts_at_the_likelihood_of_the_decoder(tmp_path, monkey
     assert np.mean(alone) < np.mean(before) - 0.1  # and it has learned
 
 
+@pytest.mark.slow
+def test_latents_start_anew_under_a_decoder_that_is_kept(tmp_path):
+    """`init_part="decoder"`: its weights, but those of what it saw of the latents."""
+    entry = fame_entry({"name": "joint", "epochs": 1, "max_steps": 1})
+    first = training.train(entry, out=tmp_path / "first", verbose=0)
+    anew = training.train(
+        entry,
+        out=tmp_path / "anew",
+        init=tmp_path / "first",
+        init_part="decoder",
+        seed=1,
+        max_steps=1,
+        changes={"training.learning_rate": 1e-9},
+        verbose=0,
+    )
+    of_maps = np.index_exp[:, :, anew.pixelcnn.first.num_inputs :]
+    kept = {variable.path for variable in anew.pixelcnn.trainable_variables}
+    for one, other in zip(
+        first.trainable_variables, anew.trainable_variables, strict=True
+    ):
+        expected = one.numpy()
+        if other is anew.pixelcnn.first.direction:
+            assert np.any(expected[of_maps])
+            expected[of_maps] = 0
+        same = np.allclose(other, expected, atol=1e-6)
+        is_drawn = "kernel" in other.path  # at random, from another seed
+        assert same if other.path in kept else not (same and is_drawn), other.path
+    record = vaezoo.describe(tmp_path / "anew").history[-1]
+    assert record.init.sha256 == first.zoo_entry.weights.sha256
+
+
+def test_only_a_decoder_that_stands_alone_is_kept_alone(run, tmp_path):
+    with pytest.raises(ValueError, match='mode "decoder"'):
+        training.train(
+            run[0], out=tmp_path / "run", init="zoo", init_part="decoder", verbose=0
+        )
+
+
 def test_crops_and_modes_that_a_model_has_not_are_refused():
     model = registry.build(make_entry())
     data = phases.Data("digits", model)

@@ -586,6 +586,8 @@ def test_compile_arguments():
         "free_bits_nats": 0.5,
         "soft_free_bits_nats": 4.0,
         "soft_free_bits_weight": 1.0,
+        "pixel_dropout": 0.0,
+        "pixel_dropout_steps": 0,
         "auxiliary_weight": 1.0,
         "ema_momentum": 0.8,
         "gradient_clip": {"by": "value", "limit": 1.0, "unit": "per_image"},
@@ -672,6 +674,8 @@ def test_an_unwritable_folder_is_an_error_at_once(tmp_path):
     ("arguments", "message"),
     [
         ({"init": "best"}, "init='best'"),
+        ({"init_part": "decoder"}, "init_part='decoder'"),
+        ({"init": "pixelvae_digits", "init_part": "top"}, "init_part='top'"),
         ({"epochs": 0}, "epochs=0"),
         ({"strategy": "gpu"}, "strategy='gpu'"),
         ({"dataset": "digit"}, "Did you mean digits"),

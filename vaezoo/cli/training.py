@@ -26,6 +26,12 @@ from vaezoo.cli import common
     "run's folder, a file or another model, of whose weights those are kept that fit.",
 )
 @click.option(
+    "--init-part",
+    type=click.Choice(["all", "decoder"]),
+    default="all",
+    help="Of those weights the decoder's alone: the latents start anew.",
+)
+@click.option(
     "--set",
     "changes",
     metavar="KEY=VALUE",

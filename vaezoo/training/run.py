@@ -39,6 +39,7 @@ def train(
     epochs: int | None = None,
     max_steps: int | None = None,
     init: str | os.PathLike[str] = "none",
+    init_part: Literal["all", "decoder"] = "all",
     changes: Mapping[str, Any] | None = None,
     seed: int | None = None,
     strategy: str | tf.distribute.Strategy | None = None,
@@ -86,6 +87,9 @@ def train(
             arguments, the weights that fit are kept, and a warning names the others,
             which start anew, initialised on the first batch. From another class or
             other arguments than the images' shape, the run is by the `training` recipe.
+        init_part: "all", or "decoder" to keep of those weights the decoder's alone, of
+            a model with the mode "decoder". What infers the latents and what draws them
+            start anew, and unseen by the decoder: for latents that have died.
         changes: dict of what differs in the recipe that the run trains by, such as
             `{"training.learning_rate": 0.003}`; see `vaezoo.zoo.recipes.changed`.
         seed: int, of initial weights, data order, binarization and noise; None for the
@@ -123,7 +127,7 @@ def train(
         FloatingPointError: the loss or a weight is not finite any more.
     """
     entry, source = _entry_and_source(name_or_entry)
-    start = _Start.find(init, entry, source)
+    start = _Start.find(init, entry, source, init_part)
     checks.integer("epochs", epochs, optional=True)
     checks.integer("max_steps", max_steps, optional=True)
     checks.integer("more_epochs", more_epochs, optional=True)
@@ -197,7 +201,9 @@ def train(
         model.zoo_entry = run
         if saved is None and not model.data_initialized:
             model.initialize(data.first_batch(recipes[0]))
-        if saved is None and start is not None and not is_whole:
+        if saved is None and start is not None and start.part == "decoder":
+            registry.read_decoder_weights(model, start.path)
+        elif saved is None and start is not None and not is_whole:
             registry.read_fitting_weights(model, start.path)
         callbacks = [RaiseOnNonFinite(), progress]
         if is_chief:
@@ -239,10 +245,17 @@ class _Start:
     history: list[entries.TrainingRecord]
     entry: entries.ZooEntry | None = None  # what they are of, where it is known
     is_other: bool = False  # of another architecture
+    part: str = "all"  # of them, or "decoder"
 
     @classmethod
-    def find(cls, init, entry, source):
+    def find(cls, init, entry, source, part="all"):
         """What `init` means, or `None` for a run from scratch."""
+        checks.choice("init_part", part, ("all", "decoder"))
+        if init == "none" and part != "all":
+            raise ValueError(
+                "`init_part` is of the weights that a run starts from. Received: "
+                f'init="none", init_part={part!r}. Name them with `init` (--init).'
+            )
         if init == "none":
             return None
         if init == "zoo" and entry.weights is None:
@@ -252,7 +265,7 @@ class _Start:
             )
         if init == "zoo":
             path = Path(registry.find_weights(source))
-            return cls(entry.name, path, entry.history, entry)
+            return cls(entry.name, path, entry.history, entry, part=part)
         file = files.local_path(init, name="init")
         if not file.exists() and init not in registry.list_models():
             raise ValueError(
@@ -262,17 +275,19 @@ class _Start:
             )
         path, history = Path(registry.find_weights(init)), []
         if path == file:
-            return cls(path.name, path, history)
+            return cls(path.name, path, history, part=part)
         other = registry.find_entry(init)
         is_other = _architecture(other) != _architecture(entry)
         history = [] if is_other else other.history
-        return cls(other.name, path, history, other, is_other)
+        return cls(other.name, path, history, other, is_other, part)
 
     def fits(self, entry, image_shape):
         """Whether all weights are those of an entry's model, for a shape of images.
 
         A file of which no more is known is taken for the entry's own.
         """
+        if self.part != "all":
+            return False
         usual, own = (
             e.model.arguments.get("image_shape") for e in (entry, self.entry or entry)
         )

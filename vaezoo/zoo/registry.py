@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaezoo import quiet
+from vaezoo import checks, quiet
 from vaezoo.files import local_path
 from vaezoo.zoo import runs
 from vaezoo.zoo import weights as weights_lib
@@ -269,6 +269,31 @@ def read_fitting_weights(model, path):
             "the model before using it.",
             stacklevel=3,
         )
+
+
+def read_decoder_weights(model, path):
+    """Set the decoder's weights to a file's; to the decoder the latents are unseen.
+
+    Args:
+        model: a model with the mode "decoder", initialised. Its other weights stay.
+        path: a file of such a model's weights.
+
+    Raises:
+        ValueError: the model has no such mode, or the file has other weights.
+    """
+    if model.decoder_network is None:
+        raise checks.refusal(
+            'The part "decoder" is of a model with the mode "decoder".',
+            f"{model.name!r}, with the modes {model.modes}",
+            "Start from all weights.",
+        )
+    of_decoder = {id(variable) for variable in model.decoder_network.weights}
+    others = [variable for variable in model.weights if id(variable) not in of_decoder]
+    kept = [variable.numpy() for variable in others]
+    weights_lib.read_weights(model, path)
+    for variable, array in zip(others, kept, strict=True):
+        variable.assign(array)
+    model.decoder_network.forget_conditioning()
 
 
 def _shortened(names):
