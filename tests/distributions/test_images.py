@@ -111,12 +111,13 @@ def test_probabilities_sum_to_one(tiny_image):
 
 
 def test_pixels_that_are_not_shown_say_nothing(tiny_image):
-    """Nor can they: parameters depend on shown pixels alone, and on those they do."""
+    """They are scored; and seen, they would be."""
     distribution = tiny_image(2)
     height, width, channels = distribution.event_shape
     shown = np.ones((2, height, width, 1), bool)
     shown[:, 0, 1] = False
     images = np.zeros((2, height, width, channels), np.uint8)
+    images[:, 0, 0] = 1
     images[1, 0, 1] = 1  # the rows differ in what is not shown
     all_shown = distribution.params(images)
     np.testing.assert_array_equal(
