@@ -80,8 +80,7 @@ class _Image(tfd.Distribution):
 class AutoregressiveImage(_Image):
     """`p(x) = prod over pixels i of p(x_i | x_1, ..., x_{i-1})`, in raster order.
 
-    `log_prob` is one pass of the network; with `shown`, as of `params`, it is of the
-    pixels given those before them that are shown. `draw`, which `sample` calls, is the
+    `log_prob` is one pass of the network. `draw`, which `sample` calls, is the
     row-cached scan: `height * width * steps_per_pixel` sequential steps (compile it
     with XLA where it matters). The distribution sampled is the one scored.
 
@@ -119,24 +118,16 @@ class AutoregressiveImage(_Image):
     def _batch_shape_tensor(self):
         return tf.reshape(self._batch_size, [1])
 
-    def params(self, images, *, shown=None):
-        """The head's parameters of every pixel, float32 `[batch, h, w, outputs]`.
-
-        Args:
-            images: uint8 `[batch, height, width, channels]`.
-            shown: bool `[batch, height, width, 1]`, the pixels that the network sees,
-                each where the order lets it; the others are a 0 to it. `None` for all.
-        """
+    def params(self, images):
+        """The head's parameters of every pixel, float32 `[batch, h, w, outputs]`."""
         values = self._head.normalize(tf.cast(images, tf.float32))
-        if shown is not None:
-            values = tf.where(shown, values, tf.zeros_like(values))
         params = self._network(values, **self._conditioning, **self._call_options)
         return tf.cast(params, tf.float32)
 
-    def _log_prob(self, images, shown=None):
+    def _log_prob(self, images):
         images = tf.convert_to_tensor(images)
         log_probs = self._head.log_prob(
-            self.params(images, shown=shown), tf.cast(images, tf.float32)
+            self.params(images), tf.cast(images, tf.float32)
         )
         return tf.reduce_sum(log_probs, axis=[-2, -1])
 

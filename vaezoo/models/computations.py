@@ -8,19 +8,15 @@ on nothing else. The model's public methods compile them, and exports trace them
 
 import tensorflow as tf
 
-from vaezoo import checks, inference, sampling
-from vaezoo.distributions.images import AutoregressiveImage
+from vaezoo import inference, sampling
 
 
-def elbo_terms(model, images, seeds, *, training=False, pixel_dropout=None):
+def elbo_terms(model, images, seeds, *, training=False):
     """The ELBO's terms of each image, and the latents drawn.
 
     The draw is importance sample 0 of `log_likelihood` with the same seeds. In the
     model's mode "decoder" there are no latents: the decoder alone is scored. In
     "auxiliary" the reconstruction is of the auxiliary image: its ELBO alone is.
-
-    With `pixel_dropout`, a float32 scalar, the decoder of a model with latents does not
-    see that share of the pixels, and the terms are of all pixels given the others.
 
     Returns:
         terms: dict of float32 `[batch]` nats: `elbo`, `reconstruction`, `kl` and
@@ -45,10 +41,7 @@ def elbo_terms(model, images, seeds, *, training=False, pixel_dropout=None):
         likelihood = model.likelihood(
             draws(latents), context=context, seeds=seeds, training=training
         )
-        options = {}
-        if pixel_dropout is not None and latents:
-            options["shown"] = _shown_pixels(likelihood, seeds, pixel_dropout)
-        reconstruction = -likelihood.log_prob(images, **options)
+        reconstruction = -likelihood.log_prob(images)
     kls = {
         name: latent.kl_divergence(training=training)
         for name, latent in latents.items()
@@ -63,18 +56,6 @@ def elbo_terms(model, images, seeds, *, training=False, pixel_dropout=None):
     if auxiliary is not None:
         terms["auxiliary"] = auxiliary
     return {name: value[:num_rows] for name, value in terms.items()}, latents
-
-
-def _shown_pixels(likelihood, seeds, pixel_dropout):
-    """Each pixel with probability `1 - pixel_dropout`: bool `[batch, h, w, 1]`."""
-    if not isinstance(likelihood, AutoregressiveImage):
-        raise checks.refusal(
-            "Pixel dropout is of a decoder that sees the image.",
-            "a decoder that sees the latents alone",
-            "Leave `pixel_dropout` at 0.",
-        )
-    shape = (*likelihood.event_shape[:2], 1)
-    return sampling.row_uniforms(seeds, shape, "pixel_dropout") >= pixel_dropout
 
 
 def one_row_for_none(*tensors):

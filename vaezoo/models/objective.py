@@ -80,8 +80,6 @@ class Objective:
     latent_kl_warmup_steps: dict[str, int] | None = None
     free_bits_nats: float = 0.0
     soft_free_bits_nats: float = 0.0
-    pixel_dropout: float = 0.0
-    pixel_dropout_steps: int = 0
     auxiliary_weight: float = 1.0
     ema_momentum: float | None = None
     gradient_clip: dict | None = None
@@ -91,7 +89,6 @@ class Objective:
     def __post_init__(self):
         for name, minimum in (
             ("kl_warmup_steps", 0),
-            ("pixel_dropout_steps", 0),
             ("gradient_accumulation_steps", 1),
         ):
             count = checks.integer(name, getattr(self, name), minimum=minimum)
@@ -102,17 +99,10 @@ class Objective:
             ("kl_warmup_start", {"minimum": 0, "maximum": 1}),
             ("free_bits_nats", {"minimum": 0}),
             ("soft_free_bits_nats", {"minimum": 0}),
-            ("pixel_dropout", {"minimum": 0, "maximum": 1}),
             ("auxiliary_weight", {"minimum": 0}),
             ("ema_momentum", {"above": 0, "below": 1, "optional": True}),
         ):
             checks.number(name, getattr(self, name), **bounds)
-        if bool(self.pixel_dropout) != bool(self.pixel_dropout_steps):
-            raise ValueError(
-                "`pixel_dropout` falls to 0 over `pixel_dropout_steps`: give both or "
-                f"neither. Received: pixel_dropout={self.pixel_dropout}, "
-                f"pixel_dropout_steps={self.pixel_dropout_steps}."
-            )
         if self.kl_weight < 1:
             warnings.warn(
                 "With a `kl_weight` below 1 the loss is no bound of a likelihood, nor "
@@ -194,13 +184,6 @@ class Objective:
                 for name, values in kls.items()
             ]
         )
-
-    def share_of_pixels_dropped(self, step):
-        """The share at a step, float32 scalar; `None` without pixel dropout."""
-        if not self.pixel_dropout:
-            return None
-        left = 1.0 - inference.kl_weight(step, self.pixel_dropout_steps)
-        return self.pixel_dropout * left
 
     def clip(self, gradients, num_dims):
         """Gradients of the loss in nats an image, clipped in the option's unit.

@@ -203,8 +203,6 @@ class TrainedModel(ResumableModel):
         free_bits_nats: float = 0.0,
         soft_free_bits_nats: float = 0.0,
         soft_free_bits_weight: float = 1.0,
-        pixel_dropout: float = 0.0,
-        pixel_dropout_steps: int = 0,
         auxiliary_weight: float = 1.0,
         ema_momentum: float | None = None,
         gradient_clip: dict[str, Any] | None = None,
@@ -230,11 +228,6 @@ class TrainedModel(ResumableModel):
                 term, between 0 and 1, is steered towards; 0 to leave it alone. See
                 `vaezoo.inference.soft_free_bits`.
             soft_free_bits_weight: float. That weight at the first step.
-            pixel_dropout: float from 0 to 1. The share of an image's pixels that its
-                own decoder does not see at the first step, each hidden by chance, so
-                that it learns to ask the latents ("word dropout", Bowman et al.,
-                2016). The loss is a bound again once the share is 0.
-            pixel_dropout_steps: int. Steps over which that share falls linearly to 0.
             auxiliary_weight: float, at least 0. Weight in the loss of the auxiliary
                 image's term, of models with one.
             ema_momentum: float in (0, 1), or `None`. Momentum of the moving average of
@@ -265,8 +258,6 @@ class TrainedModel(ResumableModel):
             latent_kl_warmup_steps=latent_kl_warmup_steps,
             free_bits_nats=free_bits_nats,
             soft_free_bits_nats=soft_free_bits_nats,
-            pixel_dropout=pixel_dropout,
-            pixel_dropout_steps=pixel_dropout_steps,
             auxiliary_weight=auxiliary_weight,
             ema_momentum=ema_momentum,
             gradient_clip=gradient_clip,

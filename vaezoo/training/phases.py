@@ -8,8 +8,6 @@ _NO_WARMUP = {
     "kl_warmup_steps": 0,
     "latent_kl_warmup_steps": {},
     "learning_rate_warmup_steps": 0,
-    "pixel_dropout": 0.0,
-    "pixel_dropout_steps": 0,
 }
 
 

@@ -78,8 +78,6 @@ class Recipe(Schema):
     free_bits_nats: NonNegativeFloat = 0.0
     soft_free_bits_nats: NonNegativeFloat = 0.0
     soft_free_bits_weight: Annotated[float, Field(gt=0, le=1)] = 1.0
-    pixel_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
-    pixel_dropout_steps: NonNegativeInt = 0
     auxiliary_weight: NonNegativeFloat = 1.0
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
     selection: Literal["last", "validation"] = "last"
@@ -97,11 +95,6 @@ class Recipe(Schema):
             raise ValueError(
                 "`selection` by validation needs `split: train`, which holds the "
                 "validation images out"
-            )
-        if bool(self.pixel_dropout) != bool(self.pixel_dropout_steps):
-            raise ValueError(
-                "`pixel_dropout` falls to 0 over `pixel_dropout_steps`: give both or "
-                "neither"
             )
         return self
 
@@ -235,8 +228,6 @@ def compile_arguments(recipe, *, steps_per_epoch=None):
         "free_bits_nats": recipe.free_bits_nats,
         "soft_free_bits_nats": recipe.soft_free_bits_nats,
         "soft_free_bits_weight": recipe.soft_free_bits_weight,
-        "pixel_dropout": recipe.pixel_dropout,
-        "pixel_dropout_steps": recipe.pixel_dropout_steps,
         "auxiliary_weight": recipe.auxiliary_weight,
         "ema_momentum": recipe.ema_momentum,
         "gradient_clip": None if clip is None else clip.model_dump(),
