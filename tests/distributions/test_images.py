@@ -110,26 +110,6 @@ def test_probabilities_sum_to_one(tiny_image):
     assert probabilities.max() > 10 / len(probabilities)
 
 
-def test_pixels_that_are_not_shown_say_nothing(tiny_image):
-    """They are scored; and seen, they would be."""
-    distribution = tiny_image(2)
-    height, width, channels = distribution.event_shape
-    shown = np.ones((2, height, width, 1), bool)
-    shown[:, 0, 1] = False
-    images = np.zeros((2, height, width, channels), np.uint8)
-    images[:, 0, 0] = 1
-    images[1, 0, 1] = 1  # the rows differ in what is not shown
-    all_shown = distribution.params(images)
-    np.testing.assert_array_equal(
-        distribution.params(images, shown=np.ones_like(shown)), all_shown
-    )
-    assert np.any(all_shown[0] != all_shown[1])
-    params = distribution.params(images, shown=shown)
-    np.testing.assert_array_equal(params[0], params[1])
-    first, second = distribution.log_prob(images, shown=shown)
-    assert first != second  # they are scored
-
-
 def test_samples_follow_the_probabilities(tiny_image):
     """Chi-square of 40,000 seeded draws; fails by chance once in 1,000 seeds."""
     probabilities = np.exp(log_probs_of_all(tiny_image))

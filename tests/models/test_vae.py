@@ -12,7 +12,6 @@ import tiny
 from vaezoo import sampling
 from vaezoo.models import computations
 from vaezoo.models.image_model import precision
-from vaezoo.models.objective import Objective
 from vaezoo.models.pixelvae import PixelVAE
 
 
@@ -455,52 +454,12 @@ def test_bad_constructor_arguments(arguments, message):
         {"soft_free_bits_nats": -1.0},
         {"soft_free_bits_weight": 0.0},
         {"kl_warmup_start": 1.5},
-        {"pixel_dropout": 1.5, "pixel_dropout_steps": 3},
-        {"pixel_dropout": 0.5},
-        {"pixel_dropout_steps": 3},
     ],
 )
 def test_bad_compile_arguments(options):
     model = tiny.build("pixelcnn", initialized=False)
     with pytest.raises(ValueError, match="Received"):
         model.compile("adam", **options)
-
-
-# Pixel dropout.
-
-
-def test_the_share_of_pixels_dropped_falls_to_0():
-    objective = Objective(pixel_dropout=0.75, pixel_dropout_steps=4)
-    shares = [float(objective.share_of_pixels_dropped(step)) for step in (0, 2, 4, 9)]
-    assert shares == [0.75, 0.375, 0.0, 0.0]
-    assert Objective().share_of_pixels_dropped(0) is None
-
-
-def test_pixel_dropout_hides_its_share_of_the_pixels():
-    """None at 0, where the terms are the ELBO's; all of them at 1."""
-    model = tiny.build("gated_pixelvae")
-    images = tiny.images_for(model, 4)
-    seeds = tf.constant(sampling.row_seeds(1, 4))
-
-    def terms(**options):
-        return computations.elbo_terms(model, images, seeds, **options)
-
-    whole, latents = terms()
-    likelihood = model.likelihood(computations.draws(latents), seeds=seeds)
-    np.testing.assert_array_equal(terms(pixel_dropout=0.0)[0]["elbo"], whole["elbo"])
-    nothing = np.zeros((*images.shape[:3], 1), bool)
-    hidden = terms(pixel_dropout=1.0)[0]
-    nats = -likelihood.log_prob(images, shown=nothing)
-    np.testing.assert_allclose(hidden["reconstruction"], nats, rtol=1e-6)
-    assert np.all(hidden["reconstruction"] != whole["reconstruction"])
-    np.testing.assert_array_equal(hidden["kl"], whole["kl"])
-
-
-def test_pixel_dropout_needs_a_decoder_that_sees_the_image():
-    model = tiny.build("vae")
-    model.compile("adam", pixel_dropout=0.5, pixel_dropout_steps=3)
-    with pytest.raises(ValueError, match="decoder that sees the image"):
-        model.fit(tiny.images_for(model, 8), verbose=0)
 
 
 # Gradient accumulation.

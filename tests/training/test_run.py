@@ -586,8 +586,6 @@ def test_compile_arguments():
         "free_bits_nats": 0.5,
         "soft_free_bits_nats": 4.0,
         "soft_free_bits_weight": 1.0,
-        "pixel_dropout": 0.0,
-        "pixel_dropout_steps": 0,
         "auxiliary_weight": 1.0,
         "ema_momentum": 0.8,
         "gradient_clip": {"by": "value", "limit": 1.0, "unit": "per_image"},
