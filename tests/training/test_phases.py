@@ -11,6 +11,7 @@ import tiny
 import vaezoo
 from runs import STEPS, make_entry, rows, run_code
 from vaezoo import datasets, sampling
+from vaezoo.models.fame import FAME
 from vaezoo.training import checkpoints, phases
 from vaezoo.training import run as training
 from vaezoo.training.progress import Progress
@@ -253,6 +254,30 @@ def test_only_a_decoder_that_stands_alone_is_kept_alone(run, tmp_path):
         training.train(
             run[0], out=tmp_path / "run", init="zoo", init_part="decoder", verbose=0
         )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_decoder_is_read_of_a_model_of_images_of_another_size(tmp_path):
+    """Only the ladder around the top code depends on the size; and it is not read."""
+    arguments = tiny.CONFIGURATIONS["fame_gray"][1]
+    height, width, channels = arguments["image_shape"]
+    other = FAME(**arguments | {"image_shape": (2 * height, width, channels)})
+    narrow = FAME(**arguments | {"pixelcnn_filters": 1})
+    model = tiny.shared("fame_gray")
+    path = weights.write_weights(model, tmp_path / "w.h5")
+    before = {name: v.numpy() for name, v in weights.variables_by_name(other).items()}
+    registry.read_decoder_weights(other, path)
+    of_maps = np.index_exp[:, :, model.pixelcnn.first.num_inputs :]
+    source = weights.variables_by_name(model)
+    for name, variable in weights.variables_by_name(other).items():
+        is_kept = name.startswith("pixelcnn/")
+        expected = source[name].numpy() if is_kept else before[name]
+        if variable is other.pixelcnn.first.direction:
+            assert np.any(expected[of_maps])
+            expected[of_maps] = 0
+        np.testing.assert_array_equal(variable, expected, err_msg=name)
+    with pytest.raises(ValueError, match="all of the decoder's weights.*pixelcnn/"):
+        registry.read_decoder_weights(narrow, path)
 
 
 def test_crops_and_modes_that_a_model_has_not_are_refused():

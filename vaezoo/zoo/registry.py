@@ -276,10 +276,11 @@ def read_decoder_weights(model, path):
 
     Args:
         model: a model with the mode "decoder", initialised. Its other weights stay.
-        path: a file of such a model's weights.
+        path: the file, of a model with the same decoder; the rest of it is not read.
 
     Raises:
-        ValueError: the model has no such mode, or the file has other weights.
+        ValueError: the model has no such mode; the file is not a whole weight file, or
+            lacks some of the decoder's weights, which are named.
     """
     if model.decoder_network is None:
         raise checks.refusal(
@@ -288,11 +289,19 @@ def read_decoder_weights(model, path):
             "Start from all weights.",
         )
     of_decoder = {id(variable) for variable in model.decoder_network.weights}
-    others = [variable for variable in model.weights if id(variable) not in of_decoder]
+    names = weights_lib.variables_by_name(model)
+    others = [v for v in names.values() if id(v) not in of_decoder]
     kept = [variable.numpy() for variable in others]
-    weights_lib.read_weights(model, path)
+    left = weights_lib.read_weights(model, path, partial=True)
     for variable, array in zip(others, kept, strict=True):
         variable.assign(array)
+    missing = [name for name in left if id(names[name]) in of_decoder]
+    if missing:
+        raise ValueError(
+            "A file must hold all of the decoder's weights, in their shapes. Received: "
+            f"{str(path)!r}, for {model.name!r}, without {_shortened(missing)}. Start "
+            "from a model with this decoder."
+        )
     model.decoder_network.forget_conditioning()
 
 
