@@ -63,7 +63,7 @@ class Recipe(Schema):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "joint"
     mode: str = "joint"
-    optimizer: Literal["adam", "adamax"]
+    optimizer: Literal["adam", "adamax", "muon"]
     learning_rate: PositiveFloat
     learning_rate_warmup_steps: NonNegativeInt = 0
     learning_rate_decay: LearningRateDecay = LearningRateDecay()
@@ -210,17 +210,9 @@ def compile_arguments(recipe, *, steps_per_epoch=None):
     Returns:
         A dict.
     """
-    import keras
-
-    optimizers = {"adam": keras.optimizers.Adam, "adamax": keras.optimizers.Adamax}
     clip = recipe.gradient_clip
     return {
-        "optimizer": optimizers[recipe.optimizer](
-            _learning_rate(recipe, steps_per_epoch),
-            beta_1=recipe.beta_1,
-            beta_2=recipe.beta_2,
-            epsilon=recipe.epsilon,
-        ),
+        "optimizer": _optimizer(recipe, _learning_rate(recipe, steps_per_epoch)),
         "kl_weight": recipe.kl_weight,
         "kl_warmup_steps": recipe.kl_warmup_steps,
         "kl_warmup_start": recipe.kl_warmup_start,
@@ -233,6 +225,22 @@ def compile_arguments(recipe, *, steps_per_epoch=None):
         "gradient_clip": None if clip is None else clip.model_dump(),
         "seed": recipe.seed,
     }
+
+
+def _optimizer(recipe, learning_rate):
+    """A Keras optimizer; with Muon the betas are those of the vectors' Adam."""
+    import keras
+
+    of_adam = {"beta_1": recipe.beta_1, "beta_2": recipe.beta_2}
+    if recipe.optimizer == "muon":
+        from vaezoo.zoo.muon import Muon
+
+        of_adam = {f"adam_{name}": value for name, value in of_adam.items()}
+        no_decay = {"weight_decay": None, "adam_weight_decay": None}
+        return Muon(learning_rate, epsilon=recipe.epsilon, **of_adam, **no_decay)
+    optimizers = {"adam": keras.optimizers.Adam, "adamax": keras.optimizers.Adamax}
+    optimizer = optimizers[recipe.optimizer]
+    return optimizer(learning_rate, epsilon=recipe.epsilon, **of_adam)
 
 
 def _learning_rate(recipe, steps_per_epoch):
