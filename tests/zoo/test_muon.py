@@ -20,7 +20,7 @@ def updates_of(optimizer, gradients):
 def test_a_kernels_update_is_orthogonal_and_of_adams_size(shape):
     """Newton-Schulz brings singular values to about 1: between 0.6 and 1.3."""
     gradient = tf.random.stateless_normal(shape, seed=(0, 1)) * 1e-3
-    (update,) = updates_of(Muon(RATE, weight_decay=None), [gradient])
+    (update,) = updates_of(Muon(RATE), [gradient])
     matrix = -update.reshape(-1, shape[-1]) / RATE
     values = np.linalg.svd(matrix, compute_uv=False)
     values /= 0.2 * np.sqrt(max(matrix.shape))
@@ -32,14 +32,14 @@ def test_what_a_mask_hides_is_left_alone():
     gradient = tf.random.stateless_normal((3, 3, 4, 5), seed=(0, 2))
     mask = np.ones((3, 3, 1, 1), "float32")
     mask[2:], mask[1, 1:] = 0, 0
-    (update,) = updates_of(Muon(RATE, weight_decay=None), [gradient * mask])
+    (update,) = updates_of(Muon(RATE), [gradient * mask])
     np.testing.assert_array_equal(update * (1 - mask), 0)
     assert np.all(update[:1] != 0)
 
 
 def test_vectors_are_trained_by_adam():
     gradients = [tf.constant([0.1, -2.0, 0.0]), tf.constant(3.0)]
-    ours = Muon(RATE, weight_decay=None, adam_weight_decay=None)
+    ours = Muon(RATE)
     for update, expected in zip(
         updates_of(ours, gradients),
         updates_of(keras.optimizers.Adam(RATE), gradients),

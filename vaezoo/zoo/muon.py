@@ -1,7 +1,8 @@
 """Muon for networks of convolutions: an optimizer whose updates are orthogonal."""
 
+from typing import Any
+
 import keras
-import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="vaezoo")
@@ -13,11 +14,26 @@ class Muon(keras.optimizers.Muon):
     neural networks"), scaled to the size of Adam's update, so that a learning rate of
     Adam's fits (Liu et al., 2025, section 2.2). Keras does so for matrices alone; here
     a kernel is one with a column for each of its outputs, whatever shape it has.
-    Biases, gains and scalars are trained by Adam. A step costs five products of
-    matrices the size of each kernel, few beside those of a convolution over an image.
+    Biases, gains and scalars are trained by Adam. A step costs fifteen products of
+    matrices no larger than each kernel, few beside a convolution over an image.
 
-    Args: as of `keras.optimizers.Muon`.
+    Args: as of `keras.optimizers.Muon`; weights do not decay unless it is asked for.
     """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        *,
+        weight_decay: Any = None,
+        adam_weight_decay: Any = None,
+        **others: Any,
+    ):
+        super().__init__(
+            learning_rate,
+            weight_decay=weight_decay,
+            adam_weight_decay=adam_weight_decay,
+            **others,
+        )
 
     def _should_use_adamw(self, variable):
         return len(variable.shape) < 2
@@ -30,12 +46,12 @@ class Muon(keras.optimizers.Muon):
             steps: int, number of Newton-Schulz iterations.
         """
         matrix = super().zeropower_via_newtonschulz5(_matrix(x), steps)
-        return tf.reshape(matrix, x.shape)
+        return keras.ops.reshape(matrix, x.shape)
 
     def lr_adjust(self, x):
         """A kernel's update of singular values 1, scaled to the size of Adam's."""
-        return tf.reshape(super().lr_adjust(_matrix(x)), x.shape)
+        return keras.ops.reshape(super().lr_adjust(_matrix(x)), x.shape)
 
 
 def _matrix(kernel):
-    return tf.reshape(kernel, [-1, kernel.shape[-1]])
+    return keras.ops.reshape(kernel, [-1, kernel.shape[-1]])

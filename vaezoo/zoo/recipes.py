@@ -236,8 +236,7 @@ def _optimizer(recipe, learning_rate):
         from vaezoo.zoo.muon import Muon
 
         of_adam = {f"adam_{name}": value for name, value in of_adam.items()}
-        no_decay = {"weight_decay": None, "adam_weight_decay": None}
-        return Muon(learning_rate, epsilon=recipe.epsilon, **of_adam, **no_decay)
+        return Muon(learning_rate, epsilon=recipe.epsilon, **of_adam)
     optimizers = {"adam": keras.optimizers.Adam, "adamax": keras.optimizers.Adamax}
     optimizer = optimizers[recipe.optimizer]
     return optimizer(learning_rate, epsilon=recipe.epsilon, **of_adam)
