@@ -1,7 +1,10 @@
 """What the base class promises of every model."""
 
 import functools
+import json
 import math
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -13,6 +16,7 @@ from vaezoo import sampling
 from vaezoo.models import computations
 from vaezoo.models.image_model import precision
 from vaezoo.models.pixelvae import PixelVAE
+from vaezoo.zoo import recipes
 
 
 def num_parameters(model):
@@ -343,6 +347,31 @@ def test_keras_round_trip(name, tmp_path):
     model.fit(images, verbose=0, shuffle=False)
     loaded.fit(images, verbose=0, shuffle=False)
     np.testing.assert_allclose(loaded.elbo(images), model.elbo(images), rtol=1e-5)
+
+
+def test_a_recipes_optimizer_is_loaded_where_no_recipe_was(tmp_path):
+    """In another process, where only the model's class has been imported."""
+    model = tiny.build("gated_pixelvae")
+    recipe = recipes.Recipe(
+        optimizer="muon",
+        learning_rate=1e-3,
+        learning_rate_warmup_steps=3,
+        batch_size=16,
+        epochs=1,
+    )
+    model.compile(**recipes.compile_arguments(recipe))
+    model.fit(tiny.images_for(model, 16), verbose=0)
+    model.save(tmp_path / "model.keras")
+    code = (
+        "import json, keras, sys, vaezoo.models.pixelvae\n"
+        "model = keras.models.load_model(sys.argv[1])\n"
+        "assert int(model.optimizer.iterations) == 1\n"
+        "print(json.dumps(keras.optimizers.serialize(model.optimizer)))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model.keras")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    expected = keras.optimizers.serialize(model.optimizer)
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
 @pytest.mark.parametrize(

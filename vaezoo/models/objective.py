@@ -7,6 +7,11 @@ import keras
 import tensorflow as tf
 
 from vaezoo import checks, inference
+from vaezoo.zoo.optimizers import KernelMuon
+from vaezoo.zoo.schedules import LearningRateWarmup
+
+# What a config may name beside Keras's own, in a process that has read no recipe.
+_OF_RECIPES = {each.__name__: each for each in (KernelMuon, LearningRateWarmup)}
 
 # Arguments of Keras's `compile` that a model does not take, and why.
 _LOSS = "The loss is the negative ELBO, with `kl_weight` and free bits."
@@ -50,7 +55,8 @@ def usable_optimizer(optimizer):
     Raises:
         ValueError: if it averages weights or scales losses.
     """
-    optimizer = keras.optimizers.get(optimizer)
+    with keras.saving.custom_object_scope(_OF_RECIPES):
+        optimizer = keras.optimizers.get(optimizer)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise checks.refusal(
             "Losses are not scaled, since weights and their gradients are float32.",

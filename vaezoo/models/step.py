@@ -215,7 +215,7 @@ class TrainedModel(ResumableModel):
         """Configure training.
 
         Args:
-            optimizer: a Keras optimizer or its name.
+            optimizer: a Keras optimizer, its name or its config.
             kl_weight: float above 0. Weight of the KL term in the loss; with another
                 than 1 the loss is not the negative ELBO, and `elbo` still is the ELBO.
             kl_warmup_steps: int. Steps over which that weight rises linearly.
@@ -311,9 +311,7 @@ class TrainedModel(ResumableModel):
 
     def compile_from_config(self, config):
         """`compile` as saved by `get_compile_config`, optimizer variables included."""
-        config = dict(config)
-        optimizer = keras.optimizers.deserialize(config.pop("optimizer"))
-        self.compile(optimizer, **config)
+        self.compile(**config)
         self.optimizer.build(self.trained_variables)
 
     # Metrics and data.

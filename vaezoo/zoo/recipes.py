@@ -233,10 +233,10 @@ def _optimizer(recipe, learning_rate):
 
     of_adam = {"beta_1": recipe.beta_1, "beta_2": recipe.beta_2}
     if recipe.optimizer == "muon":
-        from vaezoo.zoo.muon import Muon
+        from vaezoo.zoo.optimizers import KernelMuon
 
         of_adam = {f"adam_{name}": value for name, value in of_adam.items()}
-        return Muon(learning_rate, epsilon=recipe.epsilon, **of_adam)
+        return KernelMuon(learning_rate, epsilon=recipe.epsilon, **of_adam)
     optimizers = {"adam": keras.optimizers.Adam, "adamax": keras.optimizers.Adamax}
     optimizer = optimizers[recipe.optimizer]
     return optimizer(learning_rate, epsilon=recipe.epsilon, **of_adam)

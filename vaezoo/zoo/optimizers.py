@@ -1,4 +1,4 @@
-"""Muon for networks of convolutions: an optimizer whose updates are orthogonal."""
+"""An optimizer of recipes that Keras does not have."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import keras
 
 
 @keras.saving.register_keras_serializable(package="vaezoo")
-class Muon(keras.optimizers.Muon):
+class KernelMuon(keras.optimizers.Muon):
     """Keras's Muon, for the kernels of convolutions too.
 
     The momentum of a kernel's gradient is replaced by about the nearest matrix of
@@ -16,6 +16,8 @@ class Muon(keras.optimizers.Muon):
     a kernel is one with a column for each of its outputs, whatever shape it has.
     Biases, gains and scalars are trained by Adam. A step costs fifteen products of
     matrices no larger than each kernel, few beside a convolution over an image.
+
+    It is not called Muon, since Keras reads its own class from a config of that name.
 
     Args: as of `keras.optimizers.Muon`; weights do not decay unless it is asked for.
     """

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vaezoo.zoo.muon import Muon
+from vaezoo.zoo import recipes
+from vaezoo.zoo.optimizers import KernelMuon
 
 RATE = 0.01
 
@@ -20,7 +21,7 @@ def updates_of(optimizer, gradients):
 def test_a_kernels_update_is_orthogonal_and_of_adams_size(shape):
     """Newton-Schulz brings singular values to about 1: between 0.6 and 1.3."""
     gradient = tf.random.stateless_normal(shape, seed=(0, 1)) * 1e-3
-    (update,) = updates_of(Muon(RATE), [gradient])
+    (update,) = updates_of(KernelMuon(RATE), [gradient])
     matrix = -update.reshape(-1, shape[-1]) / RATE
     values = np.linalg.svd(matrix, compute_uv=False)
     values /= 0.2 * np.sqrt(max(matrix.shape))
@@ -32,14 +33,14 @@ def test_what_a_mask_hides_is_left_alone():
     gradient = tf.random.stateless_normal((3, 3, 4, 5), seed=(0, 2))
     mask = np.ones((3, 3, 1, 1), "float32")
     mask[2:], mask[1, 1:] = 0, 0
-    (update,) = updates_of(Muon(RATE), [gradient * mask])
+    (update,) = updates_of(KernelMuon(RATE), [gradient * mask])
     np.testing.assert_array_equal(update * (1 - mask), 0)
     assert np.all(update[:1] != 0)
 
 
 def test_vectors_are_trained_by_adam():
     gradients = [tf.constant([0.1, -2.0, 0.0]), tf.constant(3.0)]
-    ours = Muon(RATE)
+    ours = KernelMuon(RATE)
     for update, expected in zip(
         updates_of(ours, gradients),
         updates_of(keras.optimizers.Adam(RATE), gradients),
@@ -53,11 +54,12 @@ def test_saved_it_goes_on_as_before():
         tf.random.stateless_normal(shape, seed=(0, 3)) for shape in ((2, 2, 3, 4), (4,))
     ]
     variables = [keras.Variable(tf.ones_like(gradient)) for gradient in gradients]
-    first = Muon(RATE)
+    first = KernelMuon(RATE)
     first.build(variables)
     first.apply(gradients)
     copies = [keras.Variable(variable) for variable in variables]
     again = keras.optimizers.deserialize(keras.optimizers.serialize(first))
+    assert type(again) is KernelMuon
     again.build(copies)
     for variable, other in zip(again.variables, first.variables, strict=True):
         variable.assign(other)
@@ -65,3 +67,21 @@ def test_saved_it_goes_on_as_before():
     again.apply(gradients)
     for variable, copy in zip(variables, copies, strict=True):
         np.testing.assert_array_equal(variable, copy)
+
+
+def test_a_recipes_muon():
+    recipe = recipes.Recipe(
+        optimizer="muon",
+        learning_rate=RATE,
+        beta_1=0.8,
+        beta_2=0.99,
+        epsilon=1e-4,
+        batch_size=1,
+        epochs=1,
+    )
+    optimizer = recipes.compile_arguments(recipe)["optimizer"]
+    assert type(optimizer) is KernelMuon
+    assert (optimizer.adam_beta_1, optimizer.adam_beta_2) == (0.8, 0.99)
+    assert optimizer.epsilon == 1e-4
+    assert optimizer.weight_decay is None and optimizer.adam_weight_decay is None
+    np.testing.assert_allclose(optimizer.learning_rate, RATE)
