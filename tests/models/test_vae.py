@@ -483,6 +483,7 @@ def test_bad_constructor_arguments(arguments, message):
         {"soft_free_bits_nats": -1.0},
         {"soft_free_bits_weight": 0.0},
         {"kl_warmup_start": 1.5},
+        {"historyless_share": 1.5},
     ],
 )
 def test_bad_compile_arguments(options):
@@ -535,6 +536,58 @@ def test_free_bits_of_a_model_without_latents_are_none():
     model.compile("adam", free_bits_nats=1.0)
     logs = model.fit(tiny.images_for(model, 8), verbose=0).history
     assert logs["loss"] == logs["reconstruction"]
+
+
+# Images hidden from the decoder.
+
+
+def test_hidden_images_are_explained_by_latents_alone():
+    """Each row has one of two terms: the decoder's own, or those of no image."""
+    model = tiny.build("gated_pixelvae")
+    images = tiny.images_for(model, 32)
+    seeds = tf.range(32, dtype=tf.int64)
+
+    def reconstruction(images, share):
+        terms, latents = computations.elbo_terms(
+            model, images, seeds, historyless_share=share
+        )
+        return terms["reconstruction"].numpy(), latents
+
+    seen, latents = reconstruction(images, 0.0)
+    none_seen, _ = reconstruction(images, 1.0)
+    some_seen, _ = reconstruction(images, 0.5)
+    hidden = some_seen != seen
+    assert 8 < hidden.sum() < 24  # of 32 rows; seeded
+    np.testing.assert_array_equal(some_seen, np.where(hidden, none_seen, seen))
+    # What the decoder says of a hidden image, it says of any.
+    likelihood = model.likelihood(computations.draws(latents), seeds=seeds)
+    params = likelihood.params(images, hidden=tf.fill([32], True))
+    np.testing.assert_array_equal(params, likelihood.params(tf.zeros_like(images)))
+    log_probs = likelihood.log_prob(images, hidden=tf.fill([32], True))
+    np.testing.assert_array_equal(-log_probs, none_seen)
+
+
+def test_training_hides_images_and_validation_does_not():
+    losses = {}
+    for share in (0.0, 1.0):
+        model = tiny.build("gated_pixelvae")
+        model.compile(keras.optimizers.SGD(1e-9), historyless_share=share)
+        images = tiny.images_for(model, 16)
+        logs = model.fit(images, batch_size=16, validation_data=images, verbose=0)
+        losses[share] = [logs.history[key][0] for key in ("loss", "val_loss")]
+    (trained, validated), (trained_hidden, validated_hidden) = losses.values()
+    assert abs(trained_hidden - trained) > 1e-3
+    assert validated_hidden == pytest.approx(validated, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "received"), [("pixelcnn", "without latents"), ("vae", "sees no image")]
+)
+def test_images_are_hidden_from_autoregressive_decoders_of_latents(name, received):
+    model = tiny.build(name)
+    model.compile("adam", historyless_share=0.5)
+    with pytest.raises(ValueError, match=received):
+        model.fit(tiny.images_for(model, 8), verbose=0)
 
 
 def test_signatures_share_one_graph_of_the_scan():

@@ -587,6 +587,7 @@ def test_compile_arguments():
         "soft_free_bits_nats": 4.0,
         "soft_free_bits_weight": 1.0,
         "auxiliary_weight": 1.0,
+        "historyless_share": 0.0,
         "ema_momentum": 0.8,
         "gradient_clip": {"by": "value", "limit": 1.0, "unit": "per_image"},
         "seed": 7,

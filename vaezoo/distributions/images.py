@@ -118,16 +118,23 @@ class AutoregressiveImage(_Image):
     def _batch_shape_tensor(self):
         return tf.reshape(self._batch_size, [1])
 
-    def params(self, images):
-        """The head's parameters of every pixel, float32 `[batch, h, w, outputs]`."""
+    def params(self, images, *, hidden=None):
+        """The head's parameters of every pixel, float32 `[batch, h, w, outputs]`.
+
+        Args:
+            images: `[batch, height, width, channels]`.
+            hidden: bool `[batch]`, or `None`. Images of which the network sees zeros.
+        """
         values = self._head.normalize(tf.cast(images, tf.float32))
+        if hidden is not None:
+            values = tf.where(hidden[:, None, None, None], 0.0, values)
         params = self._network(values, **self._conditioning, **self._call_options)
         return tf.cast(params, tf.float32)
 
-    def _log_prob(self, images):
+    def _log_prob(self, images, hidden=None):
         images = tf.convert_to_tensor(images)
         log_probs = self._head.log_prob(
-            self.params(images), tf.cast(images, tf.float32)
+            self.params(images, hidden=hidden), tf.cast(images, tf.float32)
         )
         return tf.reduce_sum(log_probs, axis=[-2, -1])
 

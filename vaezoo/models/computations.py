@@ -8,15 +8,20 @@ on nothing else. The model's public methods compile them, and exports trace them
 
 import tensorflow as tf
 
-from vaezoo import inference, sampling
+from vaezoo import checks, inference, sampling
+from vaezoo.distributions.images import AutoregressiveImage
 
 
-def elbo_terms(model, images, seeds, *, training=False):
+def elbo_terms(model, images, seeds, *, training=False, historyless_share=0.0):
     """The ELBO's terms of each image, and the latents drawn.
 
     The draw is importance sample 0 of `log_likelihood` with the same seeds. In the
     model's mode "decoder" there are no latents: the decoder alone is scored. In
     "auxiliary" the reconstruction is of the auxiliary image: its ELBO alone is.
+
+    Args:
+        historyless_share: float from 0 to 1. Probability with which an image is hidden
+            from the decoder, whose terms then are of latents alone.
 
     Returns:
         terms: dict of float32 `[batch]` nats: `elbo`, `reconstruction`, `kl` and
@@ -41,7 +46,12 @@ def elbo_terms(model, images, seeds, *, training=False):
         likelihood = model.likelihood(
             draws(latents), context=context, seeds=seeds, training=training
         )
-        reconstruction = -likelihood.log_prob(images)
+        options = {}
+        if historyless_share:
+            _check_historyless(likelihood, latents)
+            uniforms = sampling.row_uniforms(seeds, [], "historyless")
+            options["hidden"] = uniforms < historyless_share
+        reconstruction = -likelihood.log_prob(images, **options)
     kls = {
         name: latent.kl_divergence(training=training)
         for name, latent in latents.items()
@@ -56,6 +66,19 @@ def elbo_terms(model, images, seeds, *, training=False):
     if auxiliary is not None:
         terms["auxiliary"] = auxiliary
     return {name: value[:num_rows] for name, value in terms.items()}, latents
+
+
+def _check_historyless(likelihood, latents):
+    """Refuse to hide images where there is no decoder that sees them, or no latents."""
+    if not latents or not isinstance(likelihood, AutoregressiveImage):
+        raise checks.refusal(
+            "`historyless_share` hides images from an autoregressive decoder, so that "
+            "latents have to tell of them.",
+            "a mode or a model without latents"
+            if not latents
+            else "a decoder that sees no image",
+            "Leave it at 0.",
+        )
 
 
 def one_row_for_none(*tensors):

@@ -36,7 +36,11 @@ def accumulate(model, objective, parts, step, all_means, *, soft_weight=1.0):
         # After the part before, so that one part's activations are held at a time.
         with tf.control_dependencies(gradients), tf.GradientTape() as tape:
             terms, latents = computations.elbo_terms(
-                model, images, seeds, training=True
+                model,
+                images,
+                seeds,
+                training=True,
+                historyless_share=objective.historyless_share,
             )
             loss = terms["reconstruction"]
             if latents:

@@ -87,6 +87,7 @@ class Objective:
     free_bits_nats: float = 0.0
     soft_free_bits_nats: float = 0.0
     auxiliary_weight: float = 1.0
+    historyless_share: float = 0.0
     ema_momentum: float | None = None
     gradient_clip: dict | None = None
     gradient_accumulation_steps: int = 1
@@ -106,6 +107,7 @@ class Objective:
             ("free_bits_nats", {"minimum": 0}),
             ("soft_free_bits_nats", {"minimum": 0}),
             ("auxiliary_weight", {"minimum": 0}),
+            ("historyless_share", {"minimum": 0, "maximum": 1}),
             ("ema_momentum", {"above": 0, "below": 1, "optional": True}),
         ):
             checks.number(name, getattr(self, name), **bounds)

@@ -204,6 +204,7 @@ class TrainedModel(ResumableModel):
         soft_free_bits_nats: float = 0.0,
         soft_free_bits_weight: float = 1.0,
         auxiliary_weight: float = 1.0,
+        historyless_share: float = 0.0,
         ema_momentum: float | None = None,
         gradient_clip: dict[str, Any] | None = None,
         gradient_accumulation_steps: int = 1,
@@ -230,6 +231,10 @@ class TrainedModel(ResumableModel):
             soft_free_bits_weight: float. That weight at the first step.
             auxiliary_weight: float, at least 0. Weight in the loss of the auxiliary
                 image's term, of models with one.
+            historyless_share: float from 0 to 1. Share of the training images that an
+                autoregressive decoder does not see, so that latents have to tell of
+                them ("historyless decoding"; Bowman et al., 2016, arXiv 1511.06349,
+                section 3.1).
             ema_momentum: float in (0, 1), or `None`. Momentum of the moving average of
                 the trained weights, which validation scores and `fit` leaves; see
                 `vaezoo.models.averages.WeightAverages`.
@@ -259,6 +264,7 @@ class TrainedModel(ResumableModel):
             free_bits_nats=free_bits_nats,
             soft_free_bits_nats=soft_free_bits_nats,
             auxiliary_weight=auxiliary_weight,
+            historyless_share=historyless_share,
             ema_momentum=ema_momentum,
             gradient_clip=gradient_clip,
             gradient_accumulation_steps=gradient_accumulation_steps,

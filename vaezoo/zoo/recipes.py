@@ -79,6 +79,7 @@ class Recipe(Schema):
     soft_free_bits_nats: NonNegativeFloat = 0.0
     soft_free_bits_weight: Annotated[float, Field(gt=0, le=1)] = 1.0
     auxiliary_weight: NonNegativeFloat = 1.0
+    historyless_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None = None
     selection: Literal["last", "validation"] = "last"
     split: Literal["train", "train+validation"] = "train"
@@ -221,6 +222,7 @@ def compile_arguments(recipe, *, steps_per_epoch=None):
         "soft_free_bits_nats": recipe.soft_free_bits_nats,
         "soft_free_bits_weight": recipe.soft_free_bits_weight,
         "auxiliary_weight": recipe.auxiliary_weight,
+        "historyless_share": recipe.historyless_share,
         "ema_momentum": recipe.ema_momentum,
         "gradient_clip": None if clip is None else clip.model_dump(),
         "seed": recipe.seed,
