@@ -75,7 +75,7 @@ def test_a_run_of_one_phase_is_what_it_was(tmp_path):
     entry = make_entry()
     entries.write_entry(entry, tmp_path / "entry.yaml")
     text = (tmp_path / "entry.yaml").read_text()
-    assert "\ntraining:\n  name: joint\n" in text and "history" not in text
+    assert "\ntraining:\n  name: joint\n" in text and "\nhistory:" not in text
     assert vaezoo.describe(tmp_path).model_dump() == entry.model_dump()
     assert vaezoo.describe(tmp_path).path == tmp_path / "entry.yaml"
     assert entry.phases == (entry.training,)
