@@ -512,7 +512,7 @@ def train_in_parts(name, parts, num_images=21, **options):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("gated_pixelvae", {"free_bits_nats": 0.5}),
+        ("gated_pixelvae", {"free_bits_nats": 0.5, "historyless_share": 0.5}),
         pytest.param("vlae", {"soft_free_bits_nats": 4.0}, marks=pytest.mark.slow),
     ],
 )
@@ -581,10 +581,17 @@ def test_training_hides_images_and_validation_does_not():
 
 
 @pytest.mark.parametrize(
-    ("name", "received"), [("pixelcnn", "without latents"), ("vae", "sees no image")]
+    ("name", "mode", "received"),
+    [
+        ("pixelcnn", "joint", "without latents"),
+        ("fame", "decoder", "without latents"),
+        ("vae", "joint", "sees no image"),
+        ("agave", "auxiliary", "without the decoder"),
+    ],
 )
-def test_images_are_hidden_from_autoregressive_decoders_of_latents(name, received):
+def test_images_are_hidden_from_decoders_of_latents(name, mode, received):
     model = tiny.build(name)
+    model.mode = mode
     model.compile("adam", historyless_share=0.5)
     with pytest.raises(ValueError, match=received):
         model.fit(tiny.images_for(model, 8), verbose=0)

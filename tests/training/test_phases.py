@@ -294,6 +294,11 @@ def test_crops_and_modes_that_a_model_has_not_are_refused():
     model = registry.build(large)
     with pytest.raises(ValueError, match="at most the images' size.*crop_size=9"):
         phases.check(large.phases, model, data)
+    # Of a later phase too, before the first has begun.
+    hidden = {"name": "decoder", "mode": "decoder", "historyless_share": 0.5}
+    several = fame_entry({"name": "whole"}, hidden)
+    with pytest.raises(ValueError, match="training.decoder.historyless_share goes wi"):
+        phases.check(several.phases, model, data)
     assert model.mode == "joint"
 
 

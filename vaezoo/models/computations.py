@@ -41,6 +41,8 @@ def elbo_terms(model, images, seeds, *, training=False, historyless_share=0.0):
     if latents:
         auxiliary = model.auxiliary_loss(images, draws(latents), context=context)
     if model.mode == "auxiliary":
+        if historyless_share:
+            raise _no_images_to_hide("the mode 'auxiliary', without the decoder")
         reconstruction, auxiliary = auxiliary, None
     else:
         likelihood = model.likelihood(
@@ -48,7 +50,10 @@ def elbo_terms(model, images, seeds, *, training=False, historyless_share=0.0):
         )
         options = {}
         if historyless_share:
-            _check_historyless(likelihood, latents)
+            if not latents:
+                raise _no_images_to_hide("a mode or a model without latents")
+            if not isinstance(likelihood, AutoregressiveImage):
+                raise _no_images_to_hide("a decoder that sees no image")
             uniforms = sampling.row_uniforms(seeds, [], "historyless")
             options["hidden"] = uniforms < historyless_share
         reconstruction = -likelihood.log_prob(images, **options)
@@ -68,17 +73,13 @@ def elbo_terms(model, images, seeds, *, training=False, historyless_share=0.0):
     return {name: value[:num_rows] for name, value in terms.items()}, latents
 
 
-def _check_historyless(likelihood, latents):
-    """Refuse to hide images where there is no decoder that sees them, or no latents."""
-    if not latents or not isinstance(likelihood, AutoregressiveImage):
-        raise checks.refusal(
-            "`historyless_share` hides images from an autoregressive decoder, so that "
-            "latents have to tell of them.",
-            "a mode or a model without latents"
-            if not latents
-            else "a decoder that sees no image",
-            "Leave it at 0.",
-        )
+def _no_images_to_hide(received):
+    return checks.refusal(
+        "`historyless_share` hides images from an autoregressive decoder, so that "
+        "latents have to tell of them.",
+        received,
+        "Leave it at 0.",
+    )
 
 
 def one_row_for_none(*tensors):

@@ -234,7 +234,8 @@ class TrainedModel(ResumableModel):
             historyless_share: float from 0 to 1. Share of the training images that an
                 autoregressive decoder does not see, so that latents have to tell of
                 them ("historyless decoding"; Bowman et al., 2016, arXiv 1511.06349,
-                section 3.1).
+                section 3.1). A hidden image is one of zeros, after scaling. In the mode
+                "joint" alone.
             ema_momentum: float in (0, 1), or `None`. Momentum of the moving average of
                 the trained weights, which validation scores and `fit` leaves; see
                 `vaezoo.models.averages.WeightAverages`.

@@ -202,6 +202,13 @@ def check(recipes, model, data):
                 f"Received: the dataset {data.info.name!r}, which has no validation "
                 'split. Use selection="last".'
             )
+        if recipe.historyless_share and recipe.mode != "joint":
+            raise ValueError(
+                f"{where}historyless_share goes with the mode joint, in which latents "
+                "tell the decoder of images that it does not see. Received: "
+                f"historyless_share={recipe.historyless_share}, mode={recipe.mode!r}. "
+                "Leave it at 0."
+            )
         if recipe.crop_size is not None:
             _check_crop(recipe, model, where)
 
