@@ -510,16 +510,20 @@ def train_in_parts(name, parts, num_images=21, **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    "options",
     [
-        ("gated_pixelvae", {"free_bits_nats": 0.5, "historyless_share": 0.5}),
-        pytest.param("vlae", {"soft_free_bits_nats": 4.0}, marks=pytest.mark.slow),
+        {"free_bits_nats": 0.5, "historyless_share": 0.5},
+        pytest.param({"soft_free_bits_nats": 4.0}, marks=pytest.mark.slow),
     ],
 )
-def test_accumulated_gradients_are_those_of_the_batch(name, options):
-    """Parts of 3, 3 and 2 rows of 8, and of 2, 2 and 1 of the last 5, against one."""
-    whole, logs = train_in_parts(name, 1, **options)
-    parts, logs_of_parts = train_in_parts(name, 3, **options)
+def test_accumulated_gradients_are_those_of_the_batch(options):
+    """Parts of 3, 3 and 2 rows of 8, and of 2, 2 and 1 of the last 5, against one.
+
+    Of a VLAE, for its ELUs: a ReLU whose input is within rounding of 0 has one gradient
+    in the batch and another in its parts, as a PixelVAE showed without oneDNN.
+    """
+    whole, logs = train_in_parts("vlae", 1, **options)
+    parts, logs_of_parts = train_in_parts("vlae", 3, **options)
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
     for key, values in logs.items():
