@@ -15,6 +15,7 @@ from vaezoo.models.fame import FAME
 from vaezoo.training import checkpoints, phases
 from vaezoo.training import run as training
 from vaezoo.training.progress import Progress
+from vaezoo.training.start import new_record
 from vaezoo.zoo import entries, recipes, registry, weights
 
 FIRST = {"name": "first", "epochs": 2, "max_steps": STEPS + 3}
@@ -249,6 +250,45 @@ def test_latents_start_anew_under_a_decoder_that_is_kept(tmp_path):
     assert record.init.sha256 == first.zoo_entry.weights.sha256
 
 
+@pytest.mark.slow
+def test_latents_and_a_decoder_that_were_trained_apart_are_joined(tmp_path):
+    """`init_decoder`: its weights, but those of what `init` saw of the latents."""
+    entry = fame_entry({"name": "joint", "epochs": 1, "max_steps": 1})
+    options = {"max_steps": 1, "verbose": 0}
+    training.train(entry, out=tmp_path / "first", **options)
+    options["init"] = tmp_path / "first"
+    latents = training.train(entry, out=tmp_path / "latents", seed=1, **options)
+    decoder = training.train(entry, out=tmp_path / "decoder", seed=2, **options)
+    joined = training.train(
+        entry,
+        out=tmp_path / "joined",
+        init_decoder=tmp_path / "decoder",
+        changes={"training.learning_rate": 1e-9},
+        **options | {"init": tmp_path / "latents"},
+    )
+    of_image = np.index_exp[:, :, : joined.pixelcnn.first.num_inputs]
+    of_decoder = {variable.path for variable in joined.pixelcnn.trainable_variables}
+    for one, other, both in zip(
+        latents.trainable_variables,
+        decoder.trainable_variables,
+        joined.trainable_variables,
+        strict=True,
+    ):
+        expected = (other if both.path in of_decoder else one).numpy()
+        if both is joined.pixelcnn.first.direction:
+            expected = one.numpy()
+            expected[of_image] = other.numpy()[of_image]
+            assert not np.allclose(expected, one, atol=1e-5)
+            assert not np.allclose(expected, other, atol=1e-5)
+        np.testing.assert_allclose(both, expected, atol=1e-6, err_msg=both.path)
+    *before, record = vaezoo.describe(tmp_path / "joined").history
+    runs = [vaezoo.describe(tmp_path / name) for name in ("latents", "decoder")]
+    assert before == [*runs[0].history, runs[1].history[-1]]  # the first run once
+    assert [record.init.sha256, record.init_decoder.sha256] == [
+        run.weights.sha256 for run in runs
+    ]
+
+
 def test_only_a_decoder_that_stands_alone_is_kept_alone(run, tmp_path):
     with pytest.raises(ValueError, match='mode "decoder"'):
         training.train(
@@ -314,7 +354,7 @@ class Weights:
 
 def test_the_weights_of_the_best_validation_bound_are_chosen():
     entry = make_entry(selection="validation")
-    progress = Progress([training.new_record(None)])
+    progress = Progress([new_record(None)])
     progress.begin_phase(0, entry.training, steps_before=0, num_images=1437)
     model = Weights()
     progress.set_model(model)
@@ -333,7 +373,7 @@ def test_the_weights_of_the_best_validation_bound_are_chosen():
     points = progress.history[0].phases[0].validation
     assert [(p.steps, p.elbo) for p in points] == [(6, -30), (12, -20), (18, -25)]
 
-    resumed = Progress([training.new_record(None)])
+    resumed = Progress([new_record(None)])
     resumed.restore(history, state)
     resumed.begin_phase(0, entry.training, steps_before=0, num_images=1437)
     resumed.set_model(model)

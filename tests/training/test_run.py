@@ -21,6 +21,7 @@ from vaezoo.training import checkpoints, phases, profiling
 from vaezoo.training import run as training
 from vaezoo.training.log import EpochLog
 from vaezoo.training.progress import Progress
+from vaezoo.training.start import new_record
 from vaezoo.zoo import cards, entries, recipes, registry, weights
 
 KILLED_AT = 2 * STEPS + 3
@@ -49,7 +50,7 @@ def values(model):
 
 def callback_of(entry, folder, *, step=0, **options):
     """A checkpoint callback as `train` makes it, after so many steps."""
-    progress = Progress([training.new_record(None)])
+    progress = Progress([new_record(None)])
     progress.begin_phase(0, entry.phases[0], steps_before=0, num_images=1437)
     progress.step = step
     callback = checkpoints.CheckpointCallback(
@@ -446,7 +447,7 @@ def unfinished(tmp_path, model):
     progress._record = progress._record.model_copy(update={"command": command})
     callback.set_model(model)
     callback.on_epoch_end(0)
-    started = entry.model_copy(update={"history": [training.new_record(None)]})
+    started = entry.model_copy(update={"history": [new_record(None)]})
     entries.write_entry(started, tmp_path / "entry.yaml")
     log = EpochLog(tmp_path / "log.csv", first_epoch=0)
     log.on_epoch_end(0, {"elbo": -31.25, "val_elbo": -32.5})
@@ -675,6 +676,9 @@ def test_an_unwritable_folder_is_an_error_at_once(tmp_path):
         ({"init": "best"}, "init='best'"),
         ({"init_part": "decoder"}, "init_part='decoder'"),
         ({"init": "pixelvae_digits", "init_part": "top"}, "init_part='top'"),
+        ({"init_decoder": "pixelvae_digits"}, "init=None, init_decoder='pixelvae_dig"),
+        ({"init": "pixelvae_digits", "init_decoder": "none"}, "init_decoder=None"),
+        ({"init": "pixelvae_digits", "init_decoder": "best"}, "init_decoder='best'"),
         ({"epochs": 0}, "epochs=0"),
         ({"strategy": "gpu"}, "strategy='gpu'"),
         ({"dataset": "digit"}, "Did you mean digits"),

@@ -32,6 +32,11 @@ from vaezoo.cli import common
     help="Of those weights the decoder's alone: the latents start anew.",
 )
 @click.option(
+    "--init-decoder",
+    metavar="zoo|PATH",
+    help="Where the decoder's weights come from, if not from --init.",
+)
+@click.option(
     "--set",
     "changes",
     metavar="KEY=VALUE",
@@ -84,8 +89,9 @@ def train(name, local_workers, resume, profile, strategy, changes, **options):
 
     entry = registry.describe(name)
     common.check_dataset(options["dataset"] or entry.dataset)
-    if options["init"] != "none":
-        registry.find_weights(name if options["init"] == "zoo" else options["init"])
+    for init in (options["init"], options["init_decoder"] or "none"):
+        if init != "none":
+            registry.find_weights(name if init == "zoo" else init)
     if strategy == "multi_worker" and not local_workers:
         strategies.check_cluster(os.environ.get("TF_CONFIG"))
     if local_workers:

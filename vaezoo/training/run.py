@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
-import datetime
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import keras
@@ -23,7 +20,8 @@ from vaezoo.training import checkpoints, phases, profiling
 from vaezoo.training.checkpoints import CheckpointCallback, RaiseOnNonFinite
 from vaezoo.training.log import EpochLog
 from vaezoo.training.progress import Progress
-from vaezoo.zoo import entries, provenance, registry, runs
+from vaezoo.training.start import Start, new_record, with_decoder
+from vaezoo.zoo import entries, registry, runs
 from vaezoo.zoo import weights as weights_lib
 
 if TYPE_CHECKING:
@@ -40,6 +38,7 @@ def train(
     max_steps: int | None = None,
     init: str | os.PathLike[str] = "none",
     init_part: Literal["all", "decoder"] = "all",
+    init_decoder: str | os.PathLike[str] | None = None,
     changes: Mapping[str, Any] | None = None,
     seed: int | None = None,
     strategy: str | tf.distribute.Strategy | None = None,
@@ -90,6 +89,9 @@ def train(
         init_part: "all", or "decoder" to keep of those weights the decoder's alone, of
             a model with the mode "decoder". What infers the latents and what draws them
             start anew, and unseen by the decoder: for latents that have died.
+        init_decoder: where the decoder's weights come from in place of `init`, named as
+            there; what the decoder sees of the latents, it sees by those of `init`. It
+            joins latents and a decoder that were trained apart. None for no other.
         changes: dict of what differs in the recipe that the run trains by, such as
             `{"training.learning_rate": 0.003}`; see `vaezoo.zoo.recipes.changed`.
         seed: int, of initial weights, data order, binarization and noise; None for the
@@ -127,7 +129,10 @@ def train(
         FloatingPointError: the loss or a weight is not finite any more.
     """
     entry, source = _entry_and_source(name_or_entry)
-    start = _Start.find(init, entry, source, init_part)
+    start = Start.find(init, entry, source, init_part)
+    if init_decoder is not None:
+        other = Start.find(init_decoder, entry, source, name="init_decoder")
+        start = with_decoder(start, other)
     checks.integer("epochs", epochs, optional=True)
     checks.integer("max_steps", max_steps, optional=True)
     checks.integer("more_epochs", more_epochs, optional=True)
@@ -205,6 +210,9 @@ def train(
             registry.read_decoder_weights(model, start.path)
         elif saved is None and start is not None and not is_whole:
             registry.read_fitting_weights(model, start.path)
+        if saved is None and start is not None and start.decoder is not None:
+            path = start.decoder.path
+            registry.read_decoder_weights(model, path, keep_conditioning=True)
         callbacks = [RaiseOnNonFinite(), progress]
         if is_chief:
             if not (out / runs.WEIGHTS_FILE).exists():  # else it is of those weights
@@ -222,7 +230,7 @@ def train(
                     callbacks=[*callbacks, checkpoint],
                     verbose=verbose if is_chief else 0,
                     gradient_accumulation_steps=gradient_accumulation_steps,
-                    record_of_more=new_record(_Start.of_run(out)) if is_more else None,
+                    record_of_more=new_record(Start.of_run(out)) if is_more else None,
                 )
         except checkpoints.Stopped:
             if is_chief:
@@ -234,92 +242,6 @@ def train(
         if is_chief:
             _write_results(model, progress.history, out)
     return model
-
-
-@dataclasses.dataclass(frozen=True)
-class _Start:
-    """The weights that a run starts from, and how those were made."""
-
-    name: str
-    path: Path
-    history: list[entries.TrainingRecord]
-    entry: entries.ZooEntry | None = None  # what they are of, where it is known
-    is_other: bool = False  # of another architecture
-    part: str = "all"  # of them, or "decoder"
-
-    @classmethod
-    def find(cls, init, entry, source, part="all"):
-        """What `init` means, or `None` for a run from scratch."""
-        checks.choice("init_part", part, ("all", "decoder"))
-        if init == "none" and part != "all":
-            raise ValueError(
-                "`init_part` is of the weights that a run starts from. Received: "
-                f'init="none", init_part={part!r}. Name them with `init` (--init).'
-            )
-        if init == "none":
-            return None
-        if init == "zoo" and entry.weights is None:
-            raise ValueError(
-                f'init="zoo" needs an entry with trained weights. Received: '
-                f'{entry.name!r}, which has none. Train it from scratch: init="none".'
-            )
-        if init == "zoo":
-            path = Path(registry.find_weights(source))
-            return cls(entry.name, path, entry.history, entry, part=part)
-        file = files.local_path(init, name="init")
-        if not file.exists() and init not in registry.list_models():
-            raise ValueError(
-                '`init` must be "none", "zoo", or where other weights are: a run '
-                "folder, a file, or a name of the zoo. Received: "
-                f"init={os.fspath(init)!r}, which is not there."
-            )
-        path, history = Path(registry.find_weights(init)), []
-        if path == file:
-            return cls(path.name, path, history, part=part)
-        other = registry.find_entry(init)
-        is_other = _architecture(other) != _architecture(entry)
-        history = [] if is_other else other.history
-        return cls(other.name, path, history, other, is_other, part)
-
-    def fits(self, entry, image_shape):
-        """Whether all weights are those of an entry's model, for a shape of images.
-
-        A file of which no more is known is taken for the entry's own.
-        """
-        if self.part != "all":
-            return False
-        usual, own = (
-            e.model.arguments.get("image_shape") for e in (entry, self.entry or entry)
-        )
-        return not self.is_other and (image_shape or usual) == own
-
-    @classmethod
-    def of_run(cls, out):
-        """The weights of a run that has ended, or `None`."""
-        path = out / runs.WEIGHTS_FILE
-        return cls(registry.find_entry(out).name, path, []) if path.exists() else None
-
-
-def _architecture(entry):
-    """The class and the arguments of an entry's model, but for the images' shape."""
-    arguments = dict(entry.model.arguments)
-    arguments.pop("image_shape", None)
-    return entry.model.class_name, arguments
-
-
-def new_record(start):
-    """A `TrainingRecord` of a run that begins now, from weights or from scratch."""
-    init = None
-    if start is not None:
-        init = entries.Start(name=start.name, sha256=weights_lib.sha256(start.path))
-    return entries.TrainingRecord(
-        command=provenance.command(),
-        commit=provenance.commit(),
-        date=datetime.date.today(),
-        hardware=provenance.hardware(),
-        init=init,
-        phases=[],
-    )
 
 
 def _write_results(model, history, out):

@@ -339,18 +339,26 @@ def _history(entry):
             lines.append(f"| {' | '.join(map(str, cells))} |")
     made = "; ".join(
         f"run {number}: commit {record.commit or 'unknown'}, {record.date}, "
-        f"{record.hardware}, "
-        + (
-            "from scratch"
-            if record.init is None
-            else f"from {record.init.name} (SHA-256 `{record.init.sha256[:8]}...`)"
-        )
+        f"{record.hardware}, {_began(record)}"
         for number, record in enumerate(entry.history, start=1)
     )
     return (
         "Made by\n\n```\n" + "\n".join(commands) + "\n```\n\n"
         f"{made}.{_made_before(entry)}\n\n" + "\n".join(lines)
     )
+
+
+def _began(record):
+    """The weights that a run started from, in words."""
+
+    def named(start):
+        return f"{start.name} (SHA-256 `{start.sha256[:8]}...`)"
+
+    if record.init is None:
+        return "from scratch"
+    if record.init_decoder is None:
+        return f"from {named(record.init)}"
+    return f"from {named(record.init)} with the decoder of {named(record.init_decoder)}"
 
 
 def _made_before(entry):

@@ -106,13 +106,17 @@ class Start(Schema):
 
 
 class TrainingRecord(Schema):
-    """What a run did, written by itself; `init` is null where it began from scratch."""
+    """What a run did, written by itself; `init` is null where it began from scratch.
+
+    `init_decoder` is what the decoder's weights came from, where not from `init`.
+    """
 
     command: str
     commit: str | None
     date: datetime.date
     hardware: str
     init: Start | None
+    init_decoder: Start | None = None
     phases: list[PhaseRecord]
 
 

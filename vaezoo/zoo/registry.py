@@ -271,12 +271,14 @@ def read_fitting_weights(model, path):
         )
 
 
-def read_decoder_weights(model, path):
-    """Set the decoder's weights to a file's; to the decoder the latents are unseen.
+def read_decoder_weights(model, path, *, keep_conditioning=False):
+    """Set the decoder's weights to a file's, but for those that see the latents.
 
     Args:
         model: a model with the mode "decoder", initialised. Its other weights stay.
         path: the file, of a model with the same decoder; the rest of it is not read.
+        keep_conditioning: bool. Whether the weights by which the decoder sees the
+            latents stay as they are; else they are 0, and the latents unseen.
 
     Raises:
         ValueError: the model has no such mode; the file is not a whole weight file, or
@@ -288,10 +290,12 @@ def read_decoder_weights(model, path):
             f"{model.name!r}, with the modes {model.modes}",
             "Start from all weights.",
         )
-    of_decoder = {id(variable) for variable in model.decoder_network.weights}
+    network = model.decoder_network
+    of_decoder = {id(variable) for variable in network.weights}
     names = weights_lib.variables_by_name(model)
     others = [v for v in names.values() if id(v) not in of_decoder]
     kept = [variable.numpy() for variable in others]
+    before = [variable.numpy() for variable in network.weights]
     left = weights_lib.read_weights(model, path, partial=True)
     for variable, array in zip(others, kept, strict=True):
         variable.assign(array)
@@ -302,7 +306,14 @@ def read_decoder_weights(model, path):
             f"{str(path)!r}, for {model.name!r}, without {_shortened(missing)}. Start "
             "from a model with this decoder."
         )
-    model.decoder_network.forget_conditioning()
+    network.forget_conditioning()
+    if keep_conditioning:
+        of_image = [variable.numpy() for variable in network.weights]
+        for variable, array in zip(network.weights, before, strict=True):
+            variable.assign(array)
+        network.forget_conditioning()
+        for variable, array, was in zip(network.weights, of_image, before, strict=True):
+            variable.assign(array + (was - variable.numpy()))
 
 
 def _shortened(names):
