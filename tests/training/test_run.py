@@ -21,7 +21,7 @@ from vaezoo.training import checkpoints, phases, profiling
 from vaezoo.training import run as training
 from vaezoo.training.log import EpochLog
 from vaezoo.training.progress import Progress
-from vaezoo.training.start import new_record
+from vaezoo.training.start import Start, new_record
 from vaezoo.zoo import cards, entries, recipes, registry, weights
 
 KILLED_AT = 2 * STEPS + 3
@@ -201,11 +201,11 @@ def test_init_from_another_architecture_keeps_what_fits(run, tmp_path):
 def test_init_for_another_image_shape_is_fine_tuning(run):
     """The same layers: by the recipe that goes on from trained weights."""
     entry = make_entry(arguments={"image_shape": [8, 12, 1]})
-    start = training._Start.find(run[0], entry, None)
+    start = Start.find(run[0], entry, None)
     assert not start.is_other
     assert not start.fits(entry, None) and start.fits(entry, [8, 8, 1])
     wider = make_entry(arguments={"latent_size": 3})
-    assert training._Start.find(run[0], wider, None).is_other
+    assert Start.find(run[0], wider, None).is_other
 
 
 def write_pictures(folder, num, *, size=(20, 24)):
