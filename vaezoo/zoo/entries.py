@@ -108,7 +108,8 @@ class Start(Schema):
 class TrainingRecord(Schema):
     """What a run did, written by itself; `init` is null where it began from scratch.
 
-    `init_decoder` is what the decoder's weights came from, where not from `init`.
+    `init_decoder` is what the decoder's weights came from, and left out where that is
+    `init`.
     """
 
     command: str
@@ -118,6 +119,13 @@ class TrainingRecord(Schema):
     init: Start | None
     init_decoder: Start | None = None
     phases: list[PhaseRecord]
+
+    @pydantic.model_serializer(mode="wrap")
+    def _leave_out_what_is_rare(self, to_dict):
+        fields = to_dict(self)
+        if self.init_decoder is None:
+            fields.pop("init_decoder", None)
+        return fields
 
 
 class WeightsInfo(Schema):
