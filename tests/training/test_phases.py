@@ -289,11 +289,10 @@ def test_latents_and_a_decoder_that_were_trained_apart_are_joined(tmp_path):
     ]
 
 
-def test_only_a_decoder_that_stands_alone_is_kept_alone(run, tmp_path):
+@pytest.mark.parametrize("option", [{"init_part": "decoder"}, {"init_decoder": "zoo"}])
+def test_only_a_decoder_that_stands_alone_is_taken_alone(run, tmp_path, option):
     with pytest.raises(ValueError, match='mode "decoder"'):
-        training.train(
-            run[0], out=tmp_path / "run", init="zoo", init_part="decoder", verbose=0
-        )
+        training.train(run[0], out=tmp_path / "run", init="zoo", verbose=0, **option)
     assert not (tmp_path / "run").exists()
 
 

@@ -679,6 +679,11 @@ def test_an_unwritable_folder_is_an_error_at_once(tmp_path):
         ({"init_decoder": "pixelvae_digits"}, "init=None, init_decoder='pixelvae_dig"),
         ({"init": "pixelvae_digits", "init_decoder": "none"}, "init_decoder=None"),
         ({"init": "pixelvae_digits", "init_decoder": "best"}, "init_decoder='best'"),
+        (
+            dict.fromkeys(("init", "init_decoder"), "pixelvae_digits")
+            | {"init_part": "decoder"},
+            "leave `init_part` out",
+        ),
         ({"epochs": 0}, "epochs=0"),
         ({"strategy": "gpu"}, "strategy='gpu'"),
         ({"dataset": "digit"}, "Did you mean digits"),

@@ -46,8 +46,8 @@ class Start:
         file = files.local_path(init, name=name)
         if not file.exists() and init not in registry.list_models():
             raise ValueError(
-                f'`{name}` must be "none", "zoo", or where other weights are: a run '
-                "folder, a file, or a name of the zoo. Received: "
+                f"`{name}` must be {'none, ' * (name == 'init')}zoo, or where other "
+                "weights are: a run folder, a file, or a name of the zoo. Received: "
                 f"{name}={os.fspath(init)!r}, which is not there."
             )
         path, history = Path(registry.find_weights(init)), []
